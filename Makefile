@@ -1,0 +1,28 @@
+# Everything runs in a virtual environment of the checkout, which `env` creates once and then reuses.
+PYTHON ?= python3
+VENV ?= .venv
+# More threads than free cores make CPU inference many times slower: they spin while they wait.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint env model clean
+
+demo: model  ## the code_writer application against a real server
+	$(VENV)/bin/python -m examples.code_writer
+
+test: model
+	$(VENV)/bin/python -m pytest
+
+lint: env
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/python -m mypy
+
+env:
+	@PYTHON=$(PYTHON) environments/cpu/create.sh $(VENV)
+
+model: env  ## a small real model, converted once into the user's cache
+	@$(VENV)/bin/python -m examples.smollm2
+
+clean:  ## everything the targets above made inside the checkout
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,208 @@
+"""Single transitions of the agent table, one behaviour each."""
+
+import pytest
+
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
+from tokencake_sglang.agents.events import (
+    AgentFinish,
+    ApplicationFinish,
+    CallFinish,
+    CallStart,
+    RequestBegin,
+    RequestEnd,
+    Tick,
+)
+from tokencake_sglang.agents.identity import AgentKey, AgentTag
+from tokencake_sglang.agents.table import (
+    CLOSED_CALLS_KEPT,
+    LONGEST_CALL_S,
+    OPEN_CALLS_MAX,
+    AgentState,
+    AgentTable,
+    Change,
+)
+
+CODER = AgentTag(agent="coder", application="run")
+KEY = AgentKey("run", "coder")
+
+
+@pytest.fixture
+def table():
+    return AgentTable(call_timeout_s=10.0, agent_timeout_s=100.0, max_agents=3)
+
+
+def begin(table, rid="r", tag=CODER, now_s=0.0):
+    return table.apply(RequestBegin(rid=rid, tag=tag), now_s)
+
+
+def end(table, rid="r", now_s=0.0):
+    return table.apply(RequestEnd(rid=rid), now_s)
+
+
+def start(table, call_id="c", now_s=0.0, **fields):
+    event = CallStart(
+        agent="coder", application="run", call_id=call_id, **{"tool": "test", **fields}
+    )
+    return table.apply(event, now_s)
+
+
+def finish(table, call_id="c", now_s=0.0):
+    return table.apply(CallFinish(agent="coder", application="run", call_id=call_id), now_s)
+
+
+def changes(transitions):
+    return [transition.change for transition in transitions]
+
+
+def refusal(function, *args, **kwargs):
+    with pytest.raises(AgentError) as caught:
+        function(*args, **kwargs)
+    return caught.value.code, caught.value.message
+
+
+def test_an_agent_goes_from_active_to_stalled_to_idle_to_active(table):
+    states = []
+    for step in (begin, start, end, finish, lambda t: begin(t, rid="r2")):
+        step(table)
+        states.append(table.get(KEY).state)
+    assert states == ["active", "active", "stalled", "idle", "active"]
+
+
+def test_the_next_request_closes_calls_whose_finish_was_lost(table):
+    begin(table), end(table), start(table)
+    assert changes(begin(table, rid="r2")) == [Change.CALL_FINISHED, Change.REQUEST_BEGAN]
+    assert table.open_calls == 0
+
+
+def test_a_finish_that_comes_after_the_next_request_changes_nothing(table):
+    begin(table), end(table), start(table), begin(table, rid="r2")
+    assert finish(table) == []
+
+
+def test_an_early_call_start_stalls_the_agent_when_its_request_ends(table):
+    begin(table), start(table)
+    assert table.get(KEY).state is AgentState.ACTIVE
+    end(table)
+    assert table.get(KEY).state is AgentState.STALLED
+
+
+def test_a_call_lapses_at_its_deadline_and_not_before(table):
+    begin(table), end(table), start(table, now_s=1.0)
+    assert table.apply(Tick(), 10.9) == []
+    assert changes(table.apply(Tick(), 11.0)) == [Change.CALL_LAPSED]
+
+
+def test_a_long_prediction_moves_the_deadline_to_four_times_its_length(table):
+    begin(table), end(table)
+    (transition,) = start(table, predicted_s=100.0)
+    assert transition.call.deadline_s == 400.0
+
+
+def test_no_prediction_keeps_a_call_open_for_more_than_a_week(table):
+    begin(table), end(table)
+    (transition,) = start(table, predicted_s=LONGEST_CALL_S)
+    assert transition.call.deadline_s == LONGEST_CALL_S
+
+
+def test_a_request_id_used_by_a_second_agent_ends_the_request_of_the_first(table):
+    begin(table)
+    assert changes(begin(table, tag=AgentTag(agent="critic", application="run"))) == [
+        Change.REQUEST_ENDED,
+        Change.REQUEST_BEGAN,
+    ]
+    assert table.get(KEY).state is AgentState.IDLE
+
+
+def test_the_same_request_twice_changes_nothing(table):
+    begin(table)
+    assert begin(table) == []
+
+
+def test_a_request_revives_a_finished_agent(table):
+    begin(table), end(table)
+    table.apply(AgentFinish(agent="coder", application="run"), 0.0)
+    begin(table, rid="r2")
+    assert table.get(KEY).state is AgentState.ACTIVE
+
+
+def test_an_application_finish_finishes_its_agents_in_order_of_first_sight(table):
+    for name in ("b", "a"):
+        begin(table, rid=name, tag=AgentTag(agent=name, application="run"))
+    transitions = table.apply(ApplicationFinish(application="run"), 0.0)
+    assert [transition.agent.key.agent for transition in transitions] == ["b", "a"]
+    assert table.apply(ApplicationFinish(application="run"), 0.0) == []
+
+
+def test_the_quietest_agents_are_forgotten_first_above_the_bound(table):
+    for index in range(5):
+        begin(table, rid=f"r{index}", tag=AgentTag(agent=f"a{index}"), now_s=index)
+        end(table, rid=f"r{index}", now_s=index)
+    table.apply(Tick(), 5.0)
+    assert [agent.key.agent for agent in table] == ["a2", "a3", "a4"]
+
+
+def test_a_busy_agent_is_kept_above_the_bound_and_past_its_time(table):
+    begin(table)
+    table.apply(Tick(), 1e6)
+    assert table.get(KEY) is not None
+
+
+def test_closed_calls_are_remembered_up_to_a_bound(table):
+    begin(table), end(table)
+    for index in range(CLOSED_CALLS_KEPT + 5):
+        start(table, f"c{index}"), finish(table, f"c{index}")
+    assert len(table.get(KEY).closed_calls) == CLOSED_CALLS_KEPT
+
+
+def test_open_calls_are_bounded(table):
+    begin(table)
+    for index in range(OPEN_CALLS_MAX):
+        start(table, f"c{index}")
+    assert refusal(start, table, "one more") == (
+        ErrorCode.UNAVAILABLE,
+        "call_id: agent 'coder' has 256 open calls, at most 256 are kept; finish some first",
+    )
+
+
+# -- what each refusal says -------------------------------------------------------------------
+
+
+def test_a_signal_of_an_agent_without_request_says_what_to_do(table):
+    assert refusal(start, table) == (
+        ErrorCode.UNKNOWN_AGENT,
+        "agent: 'coder' of application 'run' has sent no tagged request; tag its requests with "
+        "the same application and agent first",
+    )
+
+
+def test_a_finish_of_an_unknown_call_lists_the_open_ones(table):
+    begin(table), start(table, "c1")
+    assert refusal(finish, table, "c2") == (
+        ErrorCode.UNKNOWN_CALL,
+        "call_id: agent 'coder' has no call 'c2'; open calls are ['c1']",
+    )
+
+
+def test_a_call_started_twice_with_other_values_is_a_contradiction(table):
+    begin(table), start(table, predicted_s=1.0)
+    assert refusal(start, table, predicted_s=2.0) == (
+        ErrorCode.CONTRADICTION,
+        "call_id: 'c' was already started with other values (tool, predicted_s, "
+        "arguments_digest = ('test', 1.0, None)); use a new call_id",
+    )
+
+
+def test_a_call_of_a_finished_agent_says_how_it_lives_on(table):
+    begin(table), end(table)
+    table.apply(AgentFinish(agent="coder", application="run"), 0.0)
+    assert refusal(start, table) == (
+        ErrorCode.AGENT_FINISHED,
+        "agent: 'coder' has finished; a new request would revive it",
+    )
+
+
+def test_the_finish_of_an_unknown_application_is_refused(table):
+    assert refusal(table.apply, ApplicationFinish(application="run"), 0.0) == (
+        ErrorCode.UNKNOWN_APPLICATION,
+        "application: no agent of 'run' has sent a tagged request",
+    )

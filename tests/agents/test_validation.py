@@ -1,0 +1,81 @@
+"""What the validation of tags and signals says, word for word."""
+
+import pytest
+
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
+from tokencake_sglang.agents.events import CallStart, parse_signal
+from tokencake_sglang.agents.identity import AgentKey, AgentTag, parse_tag
+
+WHERE = "custom_params.tokencake"
+START = {"type": "call_start", "agent": "a", "call_id": "c", "tool": "t"}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("coder", f"{WHERE}: expected an object with the fields agent, application, agent_type, "
+                  "node, critical, got str"),
+        ({}, f"{WHERE}: Object missing required field `agent`"),
+        ({"agent": ""}, f"{WHERE}.agent: Expected `str` of length >= 1"),
+        ({"agent": "x" * 257}, f"{WHERE}.agent: Expected `str` of length <= 256"),
+        ({"agent": 7}, f"{WHERE}.agent: Expected `str`, got `int`"),
+        ({"agent": "a", "critical": "yes"}, f"{WHERE}.critical: Expected `bool`, got `str`"),
+        ({"agent": ["a"]}, f"{WHERE}.agent: expected a single value, got a nested list"),
+        ({"agent": "a", "agnet": "b"}, f"{WHERE}.agnet: unknown field; accepted are agent, "
+                                       "application, agent_type, node, critical"),
+    ],
+)  # fmt: skip
+def test_an_invalid_tag_is_refused_naming_the_field(value, message):
+    with pytest.raises(AgentError) as caught:
+        parse_tag(value)
+    assert (caught.value.code, caught.value.message) == (ErrorCode.INVALID_TAG, message)
+    assert caught.value.http_status == 400
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "expected an object, got list"),
+        ({}, "type: expected one of call_start, call_finish, agent_finish, application_finish, "
+             "got None"),
+        ({"type": "tick"}, "type: expected one of call_start, call_finish, agent_finish, "
+                           "application_finish, got 'tick'"),
+        ({"type": {}}, "type: expected one of call_start, call_finish, agent_finish, "
+                       "application_finish, got {}"),
+        (START | {"predicted": 1}, "predicted: unknown field of call_start; accepted are type, "
+                                   "agent, application, call_id, tool, predicted_s, "
+                                   "arguments_digest"),
+        (START | {"predicted_s": -1}, "predicted_s: Expected `float` >= 0.0"),
+        (START | {"predicted_s": 1e9}, "predicted_s: Expected `float` <= 604800.0"),
+        (START | {"predicted_s": "1"}, "predicted_s: Expected `float | null`, got `str`"),
+        (START | {"tool": None}, "tool: Expected `str`, got `null`"),
+        ({"type": "call_finish", "agent": "a"}, "Object missing required field `call_id`"),
+    ],
+)  # fmt: skip
+def test_an_invalid_signal_is_refused_naming_the_field(value, message):
+    with pytest.raises(AgentError) as caught:
+        parse_signal(value)
+    assert (caught.value.code, caught.value.message) == (ErrorCode.INVALID_MESSAGE, message)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_prediction_that_is_no_length_is_refused(bad):
+    with pytest.raises(AgentError):
+        parse_signal(START | {"predicted_s": bad})
+
+
+def test_a_valid_signal_keeps_all_its_fields():
+    value = START | {"application": "x", "predicted_s": 2, "arguments_digest": "d"}
+    assert parse_signal(value) == CallStart(
+        agent="a", application="x", call_id="c", tool="t", predicted_s=2.0, arguments_digest="d"
+    )
+
+
+def test_an_agent_without_application_is_one_of_its_own():
+    assert AgentTag(agent="a").key == AgentKey("a", "a")
+    assert parse_signal(START).key == AgentKey("a", "a")
+
+
+def test_a_tag_round_trips_through_custom_params():
+    tag = AgentTag(agent="a", application="x", agent_type="t", node="n", critical=True)
+    assert parse_tag(tag.to_params()) == tag

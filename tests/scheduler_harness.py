@@ -1,0 +1,210 @@
+"""A real SGLang Scheduler in this process, with the extension loaded as a server loads it.
+
+One scheduler per process: SGLang publishes its settings process-wide. The model is a tiny Llama
+with seeded random weights, large enough that a wrong byte of KV changes the greedy tokens.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.models import tiny_llama
+from tokencake_sglang.agents.events import AnyEvent, RequestBegin, RequestEnd, Tick
+from tokencake_sglang.agents.identity import AgentTag
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class SchedulerHarness:
+    """Drives a Scheduler step by step with requests and events.
+
+    The clock is whatever stamps the events carry: ``at(seconds)`` moves it.
+    """
+
+    def __init__(self, directory: Path, *flags: str, kv_tokens: int = 2048, page_size: int = 1):
+        from sglang.srt.plugins import load_plugins
+
+        load_plugins()
+        from sglang.srt.server_args import PortArgs, prepare_server_args
+
+        server_args = prepare_server_args(
+            [
+                *("--model-path", str(tiny_llama(directory, tie_word_embeddings=False))),
+                *("--load-format", "dummy", "--skip-tokenizer-init", "--device", "cpu"),
+                *("--dtype", "float32", "--attention-backend", "torch_native"),
+                *("--max-total-tokens", str(kv_tokens), "--page-size", str(page_size)),
+                *("--max-running-requests", "16", "--chunked-prefill-size", "512"),
+                *("--enable-hierarchical-cache", "--hicache-io-backend", "direct"),
+                *("--hicache-mem-layout", "layer_first", "--disable-overlap-schedule"),
+                *("--log-level", "error", "--random-seed", "0"),
+                *flags,
+            ]
+        )
+        server_args.resolve_once()
+        server_args.check_server_args()
+        from sglang.srt.managers.scheduler import Scheduler, SpawnRanks, spawn_world_rank
+        from sglang.srt.runtime_context import publish
+
+        publish(
+            server_args,
+            role="scheduler",
+            ranks=SpawnRanks(
+                world_rank=spawn_world_rank(server_args, tp_rank=0, pp_rank=0),
+                dp_rank=None,
+                gpu_id=0,
+            ),
+        )
+        self.scheduler = Scheduler(server_args, PortArgs.init_new(server_args))
+        self._seed_weights()
+        self.now_s = 100.0
+        self.finished: dict[str, list[int]] = {}
+        self.cached_tokens: dict[str, int] = {}
+        self._inbox: list[Any] = []
+        self._sequence = itertools.count(1)
+        self._rids = itertools.count()
+        harness = self
+        # Frozen dataclasses: their classes are patched, once per process like the scheduler.
+        receiver = type(self.scheduler.request_receiver)
+        receiver.recv_requests = lambda _self, local_reqs=None: harness._take_inbox()
+        streamer = type(self.scheduler.output_streamer)
+        streamer.stream_output = lambda _self, reqs, *_, **__: harness._collect(reqs)
+        sender = self.scheduler.ipc_channels.send_to_tokenizer
+        self.replies: list[Any] = []
+        sender.send_output = lambda output, _request=None: self.replies.append(output)
+
+    # -- what the test does -------------------------------------------------------------------
+
+    @property
+    def cache(self):
+        return self.scheduler.tree_cache
+
+    @property
+    def planner(self):
+        from tokencake_sglang.engine.scheduler_hooks import planner_of
+
+        return planner_of(self.scheduler)
+
+    def at(self, now_s: float) -> None:
+        """Moves the clock and tells the ranks."""
+        self.now_s = now_s
+        self.send(Tick())
+
+    def send(self, event: AnyEvent) -> None:
+        """Delivers an event as the main process would, after what was sent before it."""
+        from tokencake_sglang.engine.messages import TokencakeEvent
+
+        self._inbox.append(TokencakeEvent.of(next(self._sequence), self.now_s, event))
+
+    def submit(self, ids: Sequence[int], new_tokens: int, tag: AgentTag | None = None) -> str:
+        """Queues a greedy request of exactly ``new_tokens`` output tokens; returns its rid."""
+        from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
+        from sglang.srt.sampling.sampling_params import SamplingParams
+
+        from tokencake_sglang.engine.identity import with_tag
+
+        rid = f"r{next(self._rids)}"
+        params: dict[str, Any] = {
+            "max_new_tokens": new_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        if tag is not None:
+            self.send(RequestBegin(rid=rid, tag=tag))
+            params = with_tag(params, tag)
+        sampling = SamplingParams(**params)
+        sampling.normalize(None)
+        self._inbox.append(
+            TokenizedGenerateReqInput(
+                rid=rid,
+                input_text="",
+                input_ids=array.array("q", ids),
+                input_embeds=None,
+                mm_inputs=None,
+                token_type_ids=None,
+                sampling_params=sampling,
+                return_logprob=False,
+                logprob_start_len=-1,
+                top_logprobs_num=0,
+                token_ids_logprob=None,
+                stream=False,
+            )
+        )
+        if tag is not None:
+            self._tagged.add(rid)
+        return rid
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            scheduler = self.scheduler
+            scheduler.ingest_requests()
+            plan = scheduler.get_next_batch_to_run(
+                running_batch=scheduler.running_batch, last_batch=scheduler.last_batch
+            )
+            scheduler.running_batch, batch = plan.running_batch, plan.batch_to_run
+            if batch:
+                scheduler.process_batch_result(batch, scheduler.run_batch(batch))
+            scheduler.last_batch = batch
+
+    def run(self, *rids: str, limit: int = 2000) -> list[list[int]]:
+        """Steps until the requests have finished; returns their output tokens."""
+        for _ in range(limit):
+            if all(rid in self.finished for rid in rids):
+                return [self.finished[rid] for rid in rids]
+            self.step()
+        raise AssertionError(f"not finished after {limit} steps: {set(rids) - set(self.finished)}")
+
+    def generate(
+        self, ids: Sequence[int], new_tokens: int, tag: AgentTag | None = None
+    ) -> list[int]:
+        return self.run(self.submit(ids, new_tokens, tag))[0]
+
+    def settle(self, steps: int = 4) -> None:
+        """Steps without new input, so that transfers are reaped."""
+        self.step(steps)
+
+    def flush(self) -> None:
+        self.settle()
+        assert self.scheduler.flush_cache(), "flush_cache refused: the scheduler is not idle"
+
+    def check_accounting(self) -> None:
+        """SGLang's own leak check: every slot is free, cached or protected exactly once."""
+        self.settle()
+        self.scheduler.on_idle()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _take_inbox(self) -> list[Any]:
+        taken, self._inbox = self._inbox, []
+        return taken
+
+    _tagged: set[str] = set()
+
+    def _collect(self, reqs: Sequence[Any]) -> None:
+        for req in reqs:
+            if req.finished() and req.rid not in self.finished:
+                self.finished[req.rid] = list(req.output_ids)
+                self.cached_tokens[req.rid] = req.cached_tokens
+                if req.rid in self._tagged:
+                    self.send(RequestEnd(rid=req.rid))
+
+    def _seed_weights(self) -> None:
+        import torch
+
+        generator = torch.Generator().manual_seed(7)
+        model = self.scheduler.tp_worker.model_runner.model
+        with torch.no_grad():
+            for name, parameter in sorted(model.named_parameters()):
+                if parameter.dim() > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * self._weight_scale(name))
+
+    @staticmethod
+    def _weight_scale(name: str) -> float:
+        """Sharp attention that outweighs the token itself: every part of the context matters."""
+        if "qkv" in name or "o_proj" in name:
+            return 1.0
+        return 0.1 if "embed" in name else 0.3

@@ -1,0 +1,80 @@
+"""Who a request or a signal speaks of: the tag, its validation and the key made from it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
+
+MAX_NAME_CHARS = 256
+DEFAULT_AGENT_TYPE = "default"
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+
+
+class AgentKey(NamedTuple):
+    """An agent's identity: agent names are unique inside their application."""
+
+    application: str
+    agent: str
+
+
+class AgentTag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request says of the agent that sends it (``custom_params.tokencake``).
+
+    Only ``agent`` is required. An agent without an application is an application of its own.
+    The tag never enters the cache namespace: agents with the same prefix share its KV.
+    """
+
+    agent: Name
+    application: Name | None = None
+    agent_type: Name = DEFAULT_AGENT_TYPE
+    node: Name | None = None
+    critical: bool = False
+
+    @property
+    def key(self) -> AgentKey:
+        return AgentKey(self.application or self.agent, self.agent)
+
+    def to_params(self) -> dict[str, str | bool | None]:
+        """The tag as the flat dict that SGLang's ``custom_params`` can carry."""
+        return msgspec.to_builtins(self)
+
+
+TAG_FIELDS = AgentTag.__struct_fields__
+
+
+def parse_tag(value: Any, where: str = "custom_params.tokencake") -> AgentTag:
+    """Validates a tag that came from outside.
+
+    Raises:
+        AgentError: naming the field, with ``where`` as the path to it.
+    """
+    if not isinstance(value, Mapping):
+        raise AgentError(
+            ErrorCode.INVALID_TAG,
+            f"{where}: expected an object with the fields {', '.join(TAG_FIELDS)}, "
+            f"got {type(value).__name__}",
+        )
+    for name, field in value.items():
+        if name not in TAG_FIELDS:
+            raise AgentError(
+                ErrorCode.INVALID_TAG,
+                f"{where}.{name}: unknown field; accepted are {', '.join(TAG_FIELDS)}",
+            )
+        if isinstance(field, (Mapping, list, tuple)):
+            raise AgentError(
+                ErrorCode.INVALID_TAG,
+                f"{where}.{name}: expected a single value, got a nested {type(field).__name__}",
+            )
+    try:
+        return msgspec.convert(dict(value), AgentTag)
+    except msgspec.ValidationError as error:
+        raise AgentError(ErrorCode.INVALID_TAG, f"{where}{field_of(error)}") from None
+
+
+def field_of(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `bool`, got `str` - at `$.critical`", field first."""
+    message, _, path = str(error).partition(" - at `$")
+    return f"{path.rstrip('`')}: {message}" if path else f": {message}"

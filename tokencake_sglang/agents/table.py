@@ -1,0 +1,352 @@
+"""The state machine of agents and their calls.
+
+The main process and every scheduler rank hold one each and apply the same events in the same
+order, so they agree without talking. Signals may be lost, doubled, late, early or contradictory;
+every transition has an answer for each, and a timeout.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
+from tokencake_sglang.agents.events import (
+    AgentFinish,
+    AnyEvent,
+    ApplicationFinish,
+    CallFinish,
+    CallStart,
+    RequestBegin,
+    RequestEnd,
+    Tick,
+)
+from tokencake_sglang.agents.identity import AgentKey, AgentTag
+
+CLOSED_CALLS_KEPT = 64
+"""Closed calls an agent remembers, so that a late or repeated signal is recognised."""
+
+OPEN_CALLS_MAX = 256
+"""Open calls an agent can have: a program that never finishes one must not fill the memory."""
+
+LONGEST_CALL_S = 7 * 24 * 3600.0
+
+
+class AgentState(StrEnum):
+    ACTIVE = "active"
+    """At least one request of it is queued or running."""
+    STALLED = "stalled"
+    """No request, at least one open tool call."""
+    IDLE = "idle"
+    """No request, no open call: its next move is unknown."""
+    FINISHED = "finished"
+
+
+class Change(StrEnum):
+    """What an event did to an agent; the reason in the decision log."""
+
+    REQUEST_BEGAN = "request_began"
+    REQUEST_ENDED = "request_ended"
+    CALL_STARTED = "call_started"
+    CALL_FINISHED = "call_finished"
+    CALL_LAPSED = "call_lapsed"
+    AGENT_FINISHED = "agent_finished"
+    AGENT_FORGOTTEN = "agent_forgotten"
+
+
+@dataclass(slots=True)
+class Call:
+    """One open tool call. Times are seconds on the main process's clock."""
+
+    call_id: str
+    tool: str
+    started_s: float
+    predicted_s: float | None
+    arguments_digest: str | None
+    deadline_s: float
+
+    @property
+    def signature(self) -> tuple[str, float | None, str | None]:
+        return (self.tool, self.predicted_s, self.arguments_digest)
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent. ``seen_order`` numbers agents, ``application_order`` applications, by first sight."""
+
+    key: AgentKey
+    agent_type: str
+    node: str | None
+    critical: bool
+    seen_order: int
+    application_order: int
+    last_event_s: float
+    rids: set[str] = field(default_factory=set)
+    calls: dict[str, Call] = field(default_factory=dict)
+    closed_calls: OrderedDict[str, tuple] = field(default_factory=OrderedDict)
+    turns: int = 0
+    finished: bool = False
+
+    @property
+    def state(self) -> AgentState:
+        if self.finished:
+            return AgentState.FINISHED
+        if self.rids:
+            return AgentState.ACTIVE
+        return AgentState.STALLED if self.calls else AgentState.IDLE
+
+    def _close(self, call: Call) -> None:
+        del self.calls[call.call_id]
+        self.closed_calls[call.call_id] = call.signature
+        while len(self.closed_calls) > CLOSED_CALLS_KEPT:
+            self.closed_calls.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One consequence of an event; ``call`` for the call it opened or closed."""
+
+    agent: Agent
+    change: Change
+    call: Call | None = None
+
+
+class AgentTable:
+    """All agents known, bounded by ``max_agents``.
+
+    Args:
+        call_timeout_s: an open call is given up after this long, or after four times its
+            predicted length where that is longer (at most a week).
+        agent_timeout_s: an agent without request or call is forgotten after this long.
+        max_agents: above it the agents longest without an event are forgotten, except those
+            with a request or an open call.
+    """
+
+    def __init__(
+        self, *, call_timeout_s: float, agent_timeout_s: float, max_agents: int = 65_536
+    ) -> None:
+        self.call_timeout_s = call_timeout_s
+        self.agent_timeout_s = agent_timeout_s
+        self.max_agents = max_agents
+        self.now_s = 0.0
+        self._agents: OrderedDict[AgentKey, Agent] = OrderedDict()  # oldest event first
+        self._applications: dict[str, set[AgentKey]] = {}
+        self._application_order: dict[str, int] = {}
+        self._by_rid: dict[str, AgentKey] = {}
+        self._with_calls: dict[AgentKey, None] = {}
+        self._next_order = 0
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def __iter__(self) -> Iterator[Agent]:
+        return iter(self._agents.values())
+
+    def get(self, key: AgentKey) -> Agent | None:
+        return self._agents.get(key)
+
+    def by_rid(self, rid: str) -> Agent | None:
+        """The agent whose request ``rid`` is outstanding."""
+        key = self._by_rid.get(rid)
+        return None if key is None else self._agents.get(key)
+
+    @property
+    def open_calls(self) -> int:
+        """How many agents have an open tool call."""
+        return len(self._with_calls)
+
+    def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
+        """Applies one event and returns its consequences; empty for a repeat.
+
+        Raises:
+            AgentError: on a signal that contradicts what is known; nothing is changed then.
+        """
+        match event:
+            case RequestBegin():
+                transitions = self._request_begin(event, now_s)
+            case RequestEnd():
+                transitions = self._request_end(event, now_s)
+            case CallStart():
+                transitions = self._call_start(event, now_s)
+            case CallFinish():
+                transitions = self._call_finish(event, now_s)
+            case AgentFinish():
+                agent = self._known(event.key)
+                transitions = [] if agent.finished else [self._finish(agent, now_s)]
+            case ApplicationFinish():
+                transitions = self._application_finish(event, now_s)
+            case Tick():
+                self.now_s = max(self.now_s, now_s)
+                return self._expire()
+        self.now_s = max(self.now_s, now_s)
+        return transitions
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def _request_begin(self, event: RequestBegin, now_s: float) -> list[Transition]:
+        owner = self.by_rid(event.rid)
+        if owner is not None and owner.key == event.tag.key:
+            return []
+        # Another agent's id, used again: only one of them can ever be told to have ended.
+        ended = self._request_end(RequestEnd(rid=event.rid), now_s) if owner is not None else []
+        agent = self._agents.get(event.tag.key) or self._add(event.tag, now_s)
+        agent.agent_type, agent.node = event.tag.agent_type, event.tag.node
+        agent.critical = event.tag.critical
+        agent.finished = False  # a request is never refused: the agent lives on
+        # A request of an agent that still has calls open: the finish signal was lost or is late.
+        transitions = [self._close(agent, call, now_s) for call in list(agent.calls.values())]
+        agent.rids.add(event.rid)
+        self._by_rid[event.rid] = agent.key
+        self._touch(agent, now_s)
+        return [*ended, *transitions, Transition(agent, Change.REQUEST_BEGAN)]
+
+    def _request_end(self, event: RequestEnd, now_s: float) -> list[Transition]:
+        key = self._by_rid.pop(event.rid, None)
+        agent = self._agents.get(key) if key is not None else None
+        if agent is None:
+            return []
+        agent.rids.discard(event.rid)
+        agent.turns += 1
+        self._touch(agent, now_s)
+        return [Transition(agent, Change.REQUEST_ENDED)]
+
+    # -- signals ------------------------------------------------------------------------------
+
+    def _known(self, key: AgentKey) -> Agent:
+        agent = self._agents.get(key)
+        if agent is None:
+            raise AgentError(
+                ErrorCode.UNKNOWN_AGENT,
+                f"agent: {key.agent!r} of application {key.application!r} has sent no tagged "
+                "request; tag its requests with the same application and agent first",
+            )
+        return agent
+
+    def _call_start(self, event: CallStart, now_s: float) -> list[Transition]:
+        agent = self._known(event.key)
+        signature = (event.tool, event.predicted_s, event.arguments_digest)
+        earlier = agent.calls.get(event.call_id)
+        known = earlier.signature if earlier else agent.closed_calls.get(event.call_id)
+        if known is not None:
+            if known == signature:
+                return []
+            raise AgentError(
+                ErrorCode.CONTRADICTION,
+                f"call_id: {event.call_id!r} was already started with other values "
+                f"(tool, predicted_s, arguments_digest = {known}); use a new call_id",
+            )
+        if agent.finished:
+            raise AgentError(
+                ErrorCode.AGENT_FINISHED,
+                f"agent: {agent.key.agent!r} has finished; a new request would revive it",
+            )
+        if len(agent.calls) >= OPEN_CALLS_MAX:
+            raise AgentError(
+                ErrorCode.UNAVAILABLE,
+                f"call_id: agent {agent.key.agent!r} has {len(agent.calls)} open calls, at most "
+                f"{OPEN_CALLS_MAX} are kept; finish some first",
+            )
+        longest_s = max(self.call_timeout_s, 4 * (event.predicted_s or 0.0))
+        deadline_s = now_s + min(longest_s, LONGEST_CALL_S)
+        call = Call(
+            event.call_id,
+            event.tool,
+            now_s,
+            event.predicted_s,
+            event.arguments_digest,
+            deadline_s,
+        )
+        agent.calls[call.call_id] = call
+        self._with_calls[agent.key] = None
+        self._touch(agent, now_s)
+        return [Transition(agent, Change.CALL_STARTED, call)]
+
+    def _call_finish(self, event: CallFinish, now_s: float) -> list[Transition]:
+        agent = self._known(event.key)
+        call = agent.calls.get(event.call_id)
+        if call is not None:
+            return [self._close(agent, call, now_s)]
+        if event.call_id in agent.closed_calls:
+            return []  # repeated, or late: the agent's next request has closed it already
+        raise AgentError(
+            ErrorCode.UNKNOWN_CALL,
+            f"call_id: agent {agent.key.agent!r} has no call {event.call_id!r}; "
+            f"open calls are {sorted(agent.calls)[:8]}",
+        )
+
+    def _application_finish(self, event: ApplicationFinish, now_s: float) -> list[Transition]:
+        keys = self._applications.get(event.application)
+        if keys is None:
+            raise AgentError(
+                ErrorCode.UNKNOWN_APPLICATION,
+                f"application: no agent of {event.application!r} has sent a tagged request",
+            )
+        agents = sorted((self._agents[key] for key in keys), key=lambda agent: agent.seen_order)
+        return [self._finish(agent, now_s) for agent in agents if not agent.finished]
+
+    # -- bookkeeping --------------------------------------------------------------------------
+
+    def _add(self, tag: AgentTag, now_s: float) -> Agent:
+        key = tag.key
+        order = self._next_order
+        self._next_order += 1
+        application_order = self._application_order.setdefault(key.application, order)
+        agent = Agent(
+            key, tag.agent_type, tag.node, tag.critical, order, application_order, now_s
+        )
+        self._agents[key] = agent
+        self._applications.setdefault(key.application, set()).add(key)
+        return agent
+
+    def _touch(self, agent: Agent, now_s: float) -> None:
+        agent.last_event_s = max(agent.last_event_s, now_s)
+        self._agents.move_to_end(agent.key)
+
+    def _close(
+        self, agent: Agent, call: Call, now_s: float, change: Change = Change.CALL_FINISHED
+    ) -> Transition:
+        agent._close(call)
+        if not agent.calls:
+            self._with_calls.pop(agent.key, None)
+        self._touch(agent, now_s)
+        return Transition(agent, change, call)
+
+    def _finish(self, agent: Agent, now_s: float) -> Transition:
+        for call in list(agent.calls.values()):
+            agent._close(call)
+        self._with_calls.pop(agent.key, None)
+        agent.finished = True
+        self._touch(agent, now_s)
+        return Transition(agent, Change.AGENT_FINISHED)
+
+    def _expire(self) -> list[Transition]:
+        transitions = [
+            self._close(agent, call, self.now_s, Change.CALL_LAPSED)
+            for agent in [self._agents[key] for key in self._with_calls]
+            for call in list(agent.calls.values())
+            if call.deadline_s <= self.now_s
+        ]
+        for agent in self._forgettable():
+            self._forget(agent)
+            transitions.append(Transition(agent, Change.AGENT_FORGOTTEN))
+        return transitions
+
+    def _forgettable(self) -> list[Agent]:
+        """Quiet agents past their time, or above the size of the table, oldest first."""
+        surplus = len(self._agents) - self.max_agents
+        agents: list[Agent] = []
+        for agent in self._agents.values():
+            expired = agent.last_event_s + self.agent_timeout_s <= self.now_s
+            if not expired and len(agents) >= surplus:
+                break
+            if not agent.rids and not agent.calls:
+                agents.append(agent)
+        return agents
+
+    def _forget(self, agent: Agent) -> None:
+        del self._agents[agent.key]
+        members = self._applications[agent.key.application]
+        members.discard(agent.key)
+        if not members:
+            del self._applications[agent.key.application]
+            del self._application_order[agent.key.application]

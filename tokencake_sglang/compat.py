@@ -1,0 +1,139 @@
+"""What is known about SGLang versions and modes: the one place to look when SGLang moves.
+
+Everything here refuses; nothing degrades. An extension that silently does nothing would be
+believed to work.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+SUPPORTED_SGLANG = ("0.5.23",)
+
+REQUIRED_ATTRIBUTES = (
+    # Private seams that engine/ uses beside the hooks of plugin.py.
+    "sglang.srt.mem_cache.registry:create_unified_radix_cache",
+    "sglang.srt.mem_cache.registry:register_radix_cache_backend",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._apply_cache_actions",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._evict_device_leaf",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._execute_and_commit_kv_backup",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.flush_pending_backups",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.load_back",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.ready_to_load_host_cache",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.dec_full_pin",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.inc_full_pin",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
+    "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS",
+)
+
+
+class Unsupported(SystemExit):
+    """Ends start-up with one line and status 1."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"tokencake: {what}")
+
+
+def check_version() -> None:
+    """Raises:
+    Unsupported: on an SGLang version this release was not tested with.
+    """
+    from sglang.version import __version__ as version
+
+    if version not in SUPPORTED_SGLANG:
+        raise Unsupported(
+            f"SGLang {version} is not supported; install sglang=={SUPPORTED_SGLANG[-1]} "
+            f"or start without --enable-tokencake"
+        )
+
+
+def check_attributes() -> None:
+    """Raises:
+    Unsupported: naming the first attribute of SGLang that is used here and missing there.
+    """
+    for path in REQUIRED_ATTRIBUTES:
+        module_name, _, attributes = path.partition(":")
+        try:
+            target: Any = importlib.import_module(module_name)
+            for name in attributes.split("."):
+                target = getattr(target, name)
+        except (ImportError, AttributeError):
+            raise Unsupported(f"SGLang has no {path.replace(':', '.')}, which is needed") from None
+
+
+class Mode(NamedTuple):
+    """A way to run SGLang that this version does not serve."""
+
+    is_chosen: Callable[[Any], bool]
+    name: str
+
+
+UNSERVED_MODES: tuple[Mode, ...] = (
+    Mode(lambda cfg: cfg.disable_radix_cache, "--disable-radix-cache"),
+    Mode(lambda cfg: cfg.speculative_algorithm is not None, "--speculative-algorithm"),
+    Mode(lambda cfg: cfg.disaggregation_mode != "null", "--disaggregation-mode"),
+    Mode(lambda cfg: cfg.tokenizer_worker_num > 1, "--tokenizer-worker-num above 1"),
+    Mode(lambda cfg: cfg.detokenizer_worker_num > 1, "--detokenizer-worker-num above 1"),
+    Mode(lambda cfg: cfg.use_ray, "--use-ray"),
+    Mode(lambda cfg: bool(os.environ.get("SGLANG_RUST_SERVER")), "SGLANG_RUST_SERVER"),
+    Mode(lambda cfg: cfg.smg_grpc_mode or cfg.grpc_mode, "--grpc-mode"),
+    Mode(lambda cfg: cfg.enable_lmcache, "--enable-lmcache"),
+    Mode(lambda cfg: cfg.enable_flexkv, "--enable-flexkv"),
+    Mode(
+        lambda cfg: cfg.enable_unified_cache_external_linker,
+        "--enable-unified-cache-external-linker",
+    ),
+    Mode(lambda cfg: cfg.hicache_storage_backend is not None, "--hicache-storage-backend"),
+    Mode(
+        lambda cfg: cfg.hicache_host_memory_mode != "cache",
+        "--hicache-host-memory-mode buffer_only",
+    ),
+    Mode(lambda cfg: cfg.hicache_write_policy == "write_back", "--hicache-write-policy write_back"),
+    Mode(lambda cfg: cfg.enable_session_radix_cache, "--enable-session-radix-cache"),
+    Mode(lambda cfg: cfg.enable_streaming_session, "--enable-streaming-session"),
+    Mode(lambda cfg: cfg.enable_pdmux, "--enable-pdmux"),
+    Mode(lambda cfg: cfg.enable_dp_attention, "--enable-dp-attention"),
+    Mode(lambda cfg: cfg.encoder_only or cfg.language_only, "encoder disaggregation"),
+)
+
+
+def check_modes(cfg: Any, model_config: Any) -> None:
+    """Args:
+        cfg: SGLang's resolved settings.
+        model_config: SGLang's ``ModelConfig`` of the model to be served.
+
+    Raises:
+        Unsupported: naming the first setting or model kind that is not served yet.
+    """
+    for mode in UNSERVED_MODES:
+        if mode.is_chosen(cfg):
+            raise Unsupported(
+                f"{mode.name} is not supported with --enable-tokencake yet; drop one of the two"
+            )
+    kind = _unserved_model(model_config)
+    if kind is not None:
+        raise Unsupported(
+            f"{kind} models are not supported yet "
+            f"({', '.join(model_config.hf_config.architectures or ['?'])}); "
+            "start without --enable-tokencake"
+        )
+
+
+def _unserved_model(model_config: Any) -> str | None:
+    from sglang.srt.configs.model_config import AttentionArch
+    from sglang.srt.mem_cache.kv_cache_builder import uses_ssm_state
+
+    if uses_ssm_state(model_config):
+        return "hybrid (state-space)"
+    if model_config.attention_arch == AttentionArch.MLA:
+        return "MLA"
+    if model_config.attention_arch != AttentionArch.MHA:
+        return model_config.attention_arch.name
+    if model_config.is_hybrid_swa or model_config.sliding_window_size not in (None, -1):
+        return "sliding-window"
+    if not model_config.is_generation:
+        return "embedding"
+    return None

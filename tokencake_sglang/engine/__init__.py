@@ -1,0 +1,1 @@
+"""HOW: the adapter to SGLang. The only package that imports ``sglang.srt``."""

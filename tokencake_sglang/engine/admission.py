@@ -1,0 +1,55 @@
+"""Admission that leaves the reserve to critical agents."""
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+    from tokencake_sglang.engine.planner import Planner
+
+
+def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillAdder]:
+    """A PrefillAdder for ``planner``'s scheduler, on top of whatever class SGLang would use."""
+
+    class ReservingPrefillAdder(base):  # type: ignore[misc, valid-type]
+        """Charges what is reserved to every request that is not critical.
+
+        Never applied to chunks of a request that is already being prefilled, to running
+        requests, or when nothing runs: whoever is alone may have everything.
+        """
+
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            running = self.running_batch.reqs if self.running_batch is not None else []
+            self._withheld_tokens = planner.spatial.withheld_tokens(running)
+
+        def add_one_req(self, req: "Req", *args, **kwargs):
+            agent = planner.agent_of(req)
+            if agent is not None and planner.spatial.is_critical(agent):
+                return super().add_one_req(req, *args, **kwargs)
+            alone = not self.can_run_list and not (
+                self.running_batch is not None and self.running_batch.reqs
+            )
+            if self._withheld_tokens == 0 or alone:
+                return super().add_one_req(req, *args, **kwargs)
+            with self._charged(self._withheld_tokens):
+                result = super().add_one_req(req, *args, **kwargs)
+            if result is AddReqResult.NO_TOKEN:
+                # NO_TOKEN would close admission, for critical requests as well, until something
+                # leaves. OTHER ends this pass only.
+                planner.deferred(req)
+                return AddReqResult.OTHER
+            return result
+
+        @contextmanager
+        def _charged(self, tokens: int):
+            self.memory_budget.total_offset += tokens
+            try:
+                yield
+            finally:
+                self.memory_budget.total_offset -= tokens
+
+    return ReservingPrefillAdder

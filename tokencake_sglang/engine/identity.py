@@ -1,0 +1,32 @@
+"""Which agent a request on a rank belongs to."""
+
+from typing import TYPE_CHECKING
+
+from tokencake_sglang.agents.identity import AgentKey, AgentTag
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+PARAMETER = "tokencake"
+
+
+def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
+    """A copy of ``sampling_params`` that carries the validated tag to the ranks."""
+    params = dict(sampling_params or {})
+    params["custom_params"] = {
+        **(params.get("custom_params") or {}),
+        PARAMETER: {
+            "application": tag.key.application,
+            "agent": tag.key.agent,
+            "agent_type": tag.agent_type,
+            "critical": tag.critical,
+        },
+    }
+    return params
+
+
+def agent_key_of(req: "Req") -> AgentKey | None:
+    """The agent named by the tag that ``with_tag`` put there; None for untagged requests."""
+    custom_params = req.sampling_params.custom_params
+    tag = custom_params.get(PARAMETER) if custom_params else None
+    return None if tag is None else AgentKey(tag["application"], tag["agent"])

@@ -1,0 +1,174 @@
+"""The extension in the server's main process: tags on the way in, signals on the way down."""
+
+import asyncio
+import itertools
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.managers.io_struct import GenerateReqInput
+
+from tokencake_sglang import __version__
+from tokencake_sglang.agents.events import AnyEvent
+from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.identity import with_tag
+from tokencake_sglang.engine.messages import TokencakeEvent, TokencakeStatusReq
+from tokencake_sglang.signals.front_door import FrontDoor
+from tokencake_sglang.signals.http import create_router
+from tokencake_sglang.signals.tag_middleware import TagMiddleware
+from tokencake_sglang.signals.tagging import find_tag
+from tokencake_sglang.signals.zmq_door import ZmqDoor, default_endpoint
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+logger = logging.getLogger(__name__)
+
+HTTP_SERVER_MODULE = "sglang.srt.entrypoints.http_server"
+
+
+def _is_last(response: Any) -> bool:
+    meta = response.get("meta_info") if isinstance(response, dict) else None
+    return meta is not None and meta.get("finish_reason") is not None
+
+
+class MainProcess:
+    """What one TokenizerManager carries of the extension: the front door and its two doors."""
+
+    def __init__(self, config: TokencakeConfig, tokenizer_manager: "TokenizerManager") -> None:
+        self.config = config
+        self.tokenizer_manager = tokenizer_manager
+        self.front_door = FrontDoor(config, self._send, time.monotonic)
+        server_args = tokenizer_manager.server_args
+        endpoint = config.zmq_endpoint or default_endpoint(server_args.port)
+        self.zmq_endpoint = None if endpoint == "off" else endpoint
+        self._zmq_door = (
+            ZmqDoor(self.front_door, self.zmq_endpoint, server_args.api_key)
+            if self.zmq_endpoint
+            else None
+        )
+        self._started = False
+        self._numbers = itertools.count()
+
+    # -- start ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Opens the ZeroMQ door and starts the clock; once, on the server's event loop."""
+        if self._started:
+            return
+        self._started = True
+        if self._zmq_door is not None:
+            self._zmq_door.start()
+            logger.info("tokencake: signals over ZeroMQ at %s", self.zmq_endpoint)
+        task = asyncio.get_event_loop().create_task(self._tick_forever())
+        self.tokenizer_manager.asyncio_tasks.add(task)
+
+    def add_http_routes(self) -> None:
+        """Adds routes and the tag check to SGLang's HTTP app, if this process serves one."""
+        http_server = sys.modules.get(HTTP_SERVER_MODULE)
+        if http_server is None:
+            return
+        app = http_server.app
+        app.state.tokencake = self
+
+        async def status() -> dict[str, Any]:
+            return await app.state.tokencake.status()
+
+        app.include_router(create_router(self.front_door, status))
+        app.add_middleware(TagMiddleware)
+        inner_lifespan = app.router.lifespan_context
+
+        def lifespan(fast_api_app):
+            # Signals may come before the first request does.
+            app.state.tokencake.tokenizer_manager.auto_create_handle_loop()
+            return inner_lifespan(fast_api_app)
+
+        app.router.lifespan_context = lifespan
+
+    # -- the event log --------------------------------------------------------------------------
+
+    def _send(self, sequence: int, stamp_s: float, event: AnyEvent) -> None:
+        self.tokenizer_manager._dispatch_to_scheduler(TokencakeEvent.of(sequence, stamp_s, event))
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_interval_s)
+            if self.front_door.needs_ticks():
+                self.front_door.tick()
+
+    # -- requests -------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        generate_request: Callable[..., AsyncIterator[Any]],
+        obj: Any,
+        request: Any,
+    ) -> AsyncIterator[Any]:
+        """Wraps ``TokenizerManager.generate_request``: tells the front door of begin and end."""
+        tags = self._tags(obj, request)
+        requests = [f"{next(self._numbers)}" for tag in tags]
+        for number, tag in zip(requests, tags, strict=True):
+            if tag is not None:
+                self.front_door.request_begin(tag, number)
+        # A caller that has its one answer may never close this generator: look for the end.
+        answers_once = len(tags) == 1 and not isinstance(obj.sampling_params, list)
+        try:
+            async for response in generate_request(self.tokenizer_manager, obj, request):
+                if answers_once and _is_last(response):
+                    self._end(requests)
+                yield response
+        finally:
+            self._end(requests)
+
+    def _end(self, requests: list[str]) -> None:
+        for number in requests:
+            self.front_door.request_end(number)
+
+    def _tags(self, obj: Any, request: Any) -> list[AgentTag | None]:
+        """Finds the tag of each request of ``obj`` and writes it, validated, to where the ranks
+        look for it; empty when ``obj`` is no generation or none has a tag.
+
+        Raises:
+            AgentError: which SGLang's routes answer as a bad request.
+        """
+        if not isinstance(obj, GenerateReqInput):
+            return []
+        headers = request.headers if request is not None else {}
+        session_id = obj.session_id if isinstance(obj.session_id, str) else None
+
+        def tag_of(params: dict | None) -> AgentTag | None:
+            return find_tag((params or {}).get("custom_params"), headers, session_id)
+
+        if isinstance(obj.sampling_params, list):
+            tags = [tag_of(params) for params in obj.sampling_params]
+            obj.sampling_params = [
+                params if tag is None else with_tag(params, tag)
+                for params, tag in zip(obj.sampling_params, tags, strict=True)
+            ]
+            return tags if any(tags) else []
+        tag = tag_of(obj.sampling_params)
+        if tag is None:
+            return []
+        obj.sampling_params = with_tag(obj.sampling_params, tag)
+        return [tag]
+
+    # -- status ---------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Front door and every data-parallel rank, for ``GET /tokencake/status``."""
+        self.tokenizer_manager.auto_create_handle_loop()
+        replies = await self.tokenizer_manager.tokencake_communicator(TokencakeStatusReq())
+        return {
+            "version": __version__,
+            "config": {
+                "temporal": self.config.temporal,
+                "spatial": self.config.spatial,
+                "reserve_max": self.config.reserve_max,
+                "zmq_endpoint": self.zmq_endpoint or "off",
+            },
+            "front_door": self.front_door.snapshot(),
+            "ranks": [reply.status() for reply in replies],
+        }

@@ -1,0 +1,113 @@
+"""The hooks that run inside a scheduler process, and how a planner comes to a scheduler."""
+
+from typing import TYPE_CHECKING, Any
+
+from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.messages import (
+    TokencakeEvent,
+    TokencakeStatusReply,
+    TokencakeStatusReq,
+)
+from tokencake_sglang.engine.planner import Planner
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+    from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
+    from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
+
+_PLANNER = "_tokencake_planner"
+
+
+def planner_of(scheduler: "Scheduler") -> Planner:
+    """The scheduler's planner.
+
+    Raises:
+        RuntimeError: when the scheduler was built without one: a hook did not take.
+    """
+    planner = getattr(scheduler, _PLANNER, None)
+    if planner is None:
+        raise RuntimeError(
+            "tokencake: this scheduler has no planner; "
+            "the hook on Scheduler.init_request_dispatcher did not run"
+        )
+    return planner
+
+
+class SchedulerHooks:
+    """Bound to one configuration; every method is a hook of the table in ``plugin.py``."""
+
+    def __init__(self, config: TokencakeConfig) -> None:
+        self.config = config
+
+    def init_request_dispatcher(self, _result: None, scheduler: "Scheduler") -> None:
+        """AFTER: builds the planner and takes delivery of the event log."""
+        from sglang.utils import TypeBasedDispatcher
+
+        cache = scheduler.tree_cache
+        if not isinstance(cache, TokencakeCache):
+            raise SystemExit(
+                f"tokencake: the tree cache is a {type(cache).__name__}, not a TokencakeCache; "
+                "leave --radix-cache-backend to the extension"
+            )
+        planner = Planner(
+            self.config,
+            cache,
+            pool_tokens=scheduler.max_total_num_tokens,
+            kv_bytes_per_token=cache.cache_controller.mem_pool_host.size_per_token,
+            writes_log=scheduler.metrics_reporter.is_stats_logging_rank,
+        )
+        setattr(scheduler, _PLANNER, planner)
+
+        def status(_request: TokencakeStatusReq) -> TokencakeStatusReply:
+            return TokencakeStatusReply.of(planner.snapshot())
+
+        scheduler._request_dispatcher += TypeBasedDispatcher(
+            [(TokencakeEvent, planner.receive), (TokencakeStatusReq, status)]
+        )
+        # The queue's policy object does not know its scheduler.
+        scheduler.policy._tokencake_planner = planner
+
+    def process_hicache_events(self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any) -> None:
+        """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
+        planner_of(scheduler).step(scheduler.waiting_queue, scheduler.running_batch.reqs)
+
+    def get_new_batch_prefill(
+        self,
+        plan: "NextBatchPlan",
+        scheduler: "Scheduler",
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        """AFTER: the batch waits for the uploads it reads; a starving queue frees pins."""
+        planner = planner_of(scheduler)
+        batch: ScheduleBatch | None = plan.batch_to_run
+        if batch is not None:
+            planner.batch_admitted(batch)
+        elif (
+            scheduler.waiting_queue
+            and plan.running_batch.is_empty()
+            and scheduler.chunked_req is None
+        ):
+            planner.nothing_runs()
+
+    def get_prefill_adder_class(
+        self, adder: "type[PrefillAdder]", scheduler: "Scheduler"
+    ) -> "type[PrefillAdder] | None":
+        """AFTER: admission that leaves the reserve to critical agents."""
+        if not self.config.spatial_on:
+            return None
+        cached = getattr(scheduler, "_tokencake_adder", None)
+        if cached is None:
+            from tokencake_sglang.engine.admission import reserving_adder
+
+            cached = scheduler._tokencake_adder = reserving_adder(adder, planner_of(scheduler))
+        return cached
+
+    def calc_priority(
+        self, _result: None, policy: "SchedulePolicy", waiting_queue: list, *_: Any, **__: Any
+    ) -> None:
+        """AFTER: reorders tagged requests within the places SGLang's policy gave them."""
+        planner = getattr(policy, "_tokencake_planner", None)
+        if planner is not None and self.config.spatial_on:
+            planner.spatial.order(waiting_queue)

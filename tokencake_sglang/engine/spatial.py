@@ -1,0 +1,133 @@
+"""Applies the spatial policy: pins in partitions, the reserve in admission, the queue's order."""
+
+from typing import TYPE_CHECKING
+
+from tokencake_sglang.agents.identity import AgentKey
+from tokencake_sglang.agents.table import Agent
+from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.observability.decisions import Action, DecisionLog
+from tokencake_sglang.spatial.order import Queued, admission_order
+from tokencake_sglang.spatial.partition import Partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sglang.srt.managers.schedule_batch import Req
+
+
+class SpatialExecutor:
+    """The spatial half of one rank's planner."""
+
+    def __init__(
+        self,
+        config: TokencakeConfig,
+        cache: TokencakeCache,
+        agent_of: "Callable[[Req], Agent | None]",
+        log: DecisionLog,
+        pool_tokens: int,
+    ) -> None:
+        self.cache = cache
+        self.agent_of = agent_of
+        self.log = log
+        self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
+        self.critical_types = frozenset(config.critical_types)
+        self._pinned: dict[object, Resident] = {}  # by pin holder, oldest pin first
+        self._critical_alive: set[AgentKey] = set()
+
+    def is_critical(self, agent: Agent) -> bool:
+        return agent.critical or agent.agent_type in self.critical_types
+
+    # -- pins ---------------------------------------------------------------------------------
+
+    def turn_ended(self, resident: Resident, now_s: float) -> None:
+        """Pins a critical agent's new path within its partition's quota, older pins giving way."""
+        agent = resident.agent
+        if not self.is_critical(agent) or self.partitions.reserve_tokens == 0:
+            self.unpin(resident, now_s, "not_critical")
+            return
+        partition = self.partitions.partition_of(agent.agent_type)
+        quota = self.partitions.quota_tokens(partition)
+        if self.cache.pinned_tokens([], also=resident.leaf_id) > quota:
+            self.unpin(resident, now_s, "outgrew_quota")
+            self.log.record(now_s, agent.key, Action.PIN, "exceeds_quota", resident.tokens)
+            return
+        others = [
+            other
+            for holder, other in self._pinned.items()
+            if holder != resident.pin_holder
+            and self.partitions.partition_of(other.agent.agent_type) == partition
+        ]
+        while others and (
+            self.cache.pinned_tokens([o.pin_holder for o in others], also=resident.leaf_id) > quota
+        ):
+            self.unpin(others.pop(0), now_s, "quota")
+        if self.cache.pin(resident.pin_holder, resident.leaf_id):
+            self._pinned.pop(resident.pin_holder, None)
+            self._pinned[resident.pin_holder] = resident
+            self.log.record(now_s, agent.key, Action.PIN, "critical", resident.tokens)
+
+    def unpin(self, resident: Resident, now_s: float, reason: str) -> None:
+        if self._pinned.pop(resident.pin_holder, None) is not None:
+            self.cache.unpin(resident.pin_holder)
+            self.log.record(now_s, resident.agent.key, Action.UNPIN, reason)
+
+    def drop_one_pin(self, now_s: float, reason: str) -> bool:
+        """Unpins the agent pinned longest ago; False when nothing is pinned."""
+        resident = next(iter(self._pinned.values()), None)
+        if resident is None:
+            return False
+        self.unpin(resident, now_s, reason)
+        return True
+
+    def clear(self) -> None:
+        """The tree was reset, and every pin with it."""
+        self._pinned.clear()
+
+    # -- admission ----------------------------------------------------------------------------
+
+    def agent_lives(self, agent: Agent) -> None:
+        """A request of the agent began: while a critical one lives, its reserve is kept."""
+        if self.is_critical(agent):
+            self._critical_alive.add(agent.key)
+        else:
+            self._critical_alive.discard(agent.key)
+
+    def agent_left(self, agent: Agent) -> None:
+        """The agent has finished or was forgotten."""
+        self._critical_alive.discard(agent.key)
+
+    def withheld_tokens(self, running: "Sequence[Req]") -> int:
+        """What a request that is not critical must leave free."""
+        if not self._critical_alive or self.partitions.reserve_tokens == 0:
+            return 0
+        held = self.cache.pinned_tokens(list(self._pinned))
+        for req in running:
+            agent = self.agent_of(req)
+            if agent is not None and self.is_critical(agent):
+                held += len(req.origin_input_ids) + len(req.output_ids)
+        return self.partitions.withheld_tokens(held, critical_alive=True)
+
+    def order(self, waiting_queue: "list[Req]") -> None:
+        """Sorts the queue in place."""
+        queue: list[Queued | None] = []
+        for req in waiting_queue:
+            agent = self.agent_of(req)
+            queue.append(
+                None
+                if agent is None
+                else Queued(self.is_critical(agent), agent.application_order)
+            )
+        if any(request is not None for request in queue):
+            waiting_queue[:] = [waiting_queue[place] for place in admission_order(queue)]
+
+    # -- for status ---------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, int]:
+        return {
+            "reserve_tokens": self.partitions.reserve_tokens,
+            "critical_agents": len(self._critical_alive),
+            "pinned_agents": len(self._pinned),
+            "pinned_tokens": self.cache.pinned_tokens(list(self._pinned)),
+        }

@@ -1,0 +1,318 @@
+"""Applies the temporal policy to the cache: insure, release, upload, hold."""
+
+import math
+from collections.abc import Iterable
+
+from tokencake_sglang.agents.identity import AgentKey
+from tokencake_sglang.agents.table import Agent, AgentState, Call
+from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.residents import Residence, Resident
+from tokencake_sglang.observability.decisions import Action, DecisionLog
+from tokencake_sglang.temporal.duration import DurationModel
+from tokencake_sglang.temporal.policy import Idle, TemporalPolicy
+
+
+class TemporalExecutor:
+    """The temporal half of one rank's planner.
+
+    Everything it does follows from the event log and the tree, both equal on all ranks.
+    """
+
+    def __init__(
+        self,
+        config: TokencakeConfig,
+        cache: TokencakeCache,
+        policy: TemporalPolicy,
+        residents: dict[AgentKey, Resident],
+        log: DecisionLog,
+        hold_budget_tokens: int,
+    ) -> None:
+        self.config = config
+        self.cache = cache
+        self.policy = policy
+        self.residents = residents
+        self.log = log
+        self.hold_budget_tokens = hold_budget_tokens
+        self.durations = DurationModel(config.default_call_s)
+        self._expected_end_s: dict[tuple[AgentKey, str], float] = {}
+        self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
+        self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
+
+    # -- what happens to agents ---------------------------------------------------------------
+
+    def call_started(self, agent: Agent, call: Call) -> None:
+        prediction = self.durations.predict(call.tool, call.predicted_s)
+        self._expected_end_s[agent.key, call.call_id] = call.started_s + prediction.duration_s
+        resident = self.residents.get(agent.key)
+        if resident is None:
+            return
+        self._unhold(resident, call.started_s, "another_call_started")
+        self._expect(resident)
+        self._insure(resident, call.started_s)
+
+    def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
+        self._expected_end_s.pop((agent.key, call.call_id), None)
+        self.durations.observe(call.tool, now_s - call.started_s)
+        resident = self.residents.get(agent.key)
+        if resident is None:
+            return
+        if agent.calls:
+            self._expect(resident)
+        else:
+            resident.return_s = now_s  # its request is on the way
+            self._waiting[agent.key] = resident
+
+    def call_lapsed(self, agent: Agent, call: Call, now_s: float) -> None:
+        """Nobody ever said that the call ended: expect nothing of the agent any more."""
+        self._expected_end_s.pop((agent.key, call.call_id), None)
+        resident = self.residents.get(agent.key)
+        if resident is None:
+            return
+        if agent.calls:
+            self._expect(resident)
+        else:
+            self._unhold(resident, now_s, "call_lapsed")
+            self._end_gap(resident)
+
+    def returned(self, agent: Agent, now_s: float) -> None:
+        """The agent's next request arrived: record what its KV was doing then."""
+        resident = self.residents.get(agent.key)
+        if resident is None or len(agent.rids) > 1:
+            return
+        device, host = self.cache.tokens_by_tier(resident.leaf_id)
+        uploading = self.cache.is_uploading(resident.leaf_id)
+        if device + host == 0:
+            reason = "lost"
+        elif host >= self.cache.page_size or uploading:
+            reason = "upload_late" if resident.gap_upload_wanted else "not_uploaded"
+        else:
+            reason = "uploaded_in_time" if resident.gap_upload_tokens else "resident"
+        self.log.record(
+            now_s,
+            agent.key,
+            Action.RETURN,
+            reason,
+            resident.gap_upload_tokens,
+            device_tokens=device,
+            host_tokens=host,
+            released_tokens=resident.gap_release_tokens,
+            expected_return_s=resident.return_s,
+        )
+        self._end_gap(resident)
+
+    def unhold(self, agent: Agent, now_s: float, reason: str) -> None:
+        """The agent's request runs and holds its own lock, or has ended: the hold is over."""
+        resident = self.residents.get(agent.key)
+        if resident is not None:
+            self._unhold(resident, now_s, reason)
+
+    def finished(self, agent: Agent, now_s: float) -> None:
+        """The agent will not come back: forget its gap, and give its KV up first of all."""
+        for key_and_call in [entry for entry in self._expected_end_s if entry[0] == agent.key]:
+            del self._expected_end_s[key_and_call]
+        resident = self.residents.get(agent.key)
+        if resident is None:
+            return
+        self._end_gap(resident)
+        self._unhold(resident, now_s, "agent_finished")
+        resident.return_s = math.inf
+        self._dead[agent.key] = resident
+
+    def forget(self, key: AgentKey) -> None:
+        self._dead.pop(key, None)
+        self._waiting.pop(key, None)
+
+    def turn_ended(self, resident: Resident) -> None:
+        """A new turn's KV is in the tree."""
+        self._dead.pop(resident.agent.key, None)
+        if resident.agent.calls:  # announced while the turn was still being streamed
+            self._expect(resident)
+            self._insure(resident, resident.agent.last_event_s)
+
+    def clear(self) -> None:
+        """The tree was reset: nothing is anywhere any more."""
+        self._waiting.clear()
+        self._dead.clear()
+
+    # -- each step ----------------------------------------------------------------------------
+
+    def step(self, now_s: float, shortage_tokens: int) -> None:
+        """Uploads what is due and releases what is short; called once per scheduler step."""
+        if not self._waiting and not self._dead:
+            return
+        for resident in list(self._waiting.values()):
+            self._advance(resident, now_s)
+        if self.cache.can_start_upload():
+            self._start_due_upload(now_s)
+        if shortage_tokens > 0:
+            self._release(now_s, shortage_tokens)
+
+    def drop_one_hold(self, now_s: float, reason: str) -> bool:
+        """Unpins the held agent that is expected last; False when nothing is held."""
+        held = [r for r in self.residents.values() if self.cache.is_pinned(r.hold_holder)]
+        if not held:
+            return False
+        # Agents whose request is already here come last: they are nearest to using it.
+        victim = max(
+            held,
+            key=lambda r: (
+                r.agent.state is not AgentState.ACTIVE,
+                r.return_s or 0.0,
+                r.agent.seen_order,
+            ),
+        )
+        self._unhold(victim, now_s, reason)
+        return True
+
+    def _insure(self, resident: Resident, now_s: float) -> None:
+        queued = self.cache.insure(resident.leaf_id)
+        if queued is None:
+            self.log.record(now_s, resident.agent.key, Action.INSURE, "host_full")
+        elif queued:
+            self.log.record(now_s, resident.agent.key, Action.INSURE, "call_started", queued)
+
+    def _expect(self, resident: Resident) -> None:
+        """The agent returns when the last of its open calls ends."""
+        agent = resident.agent
+        resident.return_s = max(self._expected_end_s[agent.key, call] for call in agent.calls)
+        self._waiting[agent.key] = resident
+
+    def _advance(self, resident: Resident, now_s: float) -> None:
+        """Follows an upload to its end, and a return that does not come."""
+        assert resident.return_s is not None
+        if resident.residence is Residence.UPLOADING:
+            self._finish_piece(resident, now_s)
+        elif now_s >= resident.return_s + self.config.hold_timeout_s:
+            self._unhold(resident, now_s, "overdue")
+            if resident.agent.calls:
+                self._expect_later(resident, now_s)
+            else:
+                self._end_gap(resident)
+
+    def _expect_later(self, resident: Resident, now_s: float) -> None:
+        """An overdue call is expected to take as long again as it has taken.
+
+        Tool times are heavy-tailed: for a power law the expected rest grows with the time elapsed.
+        """
+        key = resident.agent.key
+        for call in resident.agent.calls.values():
+            if self._expected_end_s[key, call.call_id] <= now_s:
+                elapsed_s = max(now_s - call.started_s, self.config.default_call_s)
+                self._expected_end_s[key, call.call_id] = now_s + elapsed_s
+        self._expect(resident)
+
+    def _finish_piece(self, resident: Resident, now_s: float) -> None:
+        if self.cache.is_uploading(resident.leaf_id):
+            return
+        resident.residence = Residence.HOST  # unless all of it is there now
+        loaded = self.cache.deepest_on_device(resident.leaf_id)
+        if loaded is None or not self.cache.pin(resident.hold_holder, loaded):
+            return
+        _, host = self.cache.tokens_by_tier(resident.leaf_id)
+        if host < self.cache.load_back_threshold:
+            resident.residence = Residence.HELD
+            self.log.record(
+                now_s, resident.agent.key, Action.HOLD, "uploaded", resident.gap_upload_tokens
+            )
+
+    def _start_due_upload(self, now_s: float) -> None:
+        """Starts one piece for the agent that is expected first among those whose time it is."""
+        due: list[tuple[float, int, Resident]] = []
+        for resident in self._waiting.values():
+            return_s = resident.return_s
+            assert return_s is not None
+            if resident.residence in (Residence.HELD, Residence.UPLOADING):
+                continue
+            # The tree is walked only when even the whole path would have to start by now.
+            if now_s < self.policy.upload_start_s(return_s, resident.tokens):
+                continue
+            _, host = self.cache.tokens_by_tier(resident.leaf_id)
+            if host < self.cache.load_back_threshold:
+                continue
+            if now_s >= self.policy.upload_start_s(return_s, host):
+                due.append((return_s, resident.agent.seen_order, resident))
+        for _, _, resident in sorted(due, key=lambda entry: entry[:2]):
+            if self._upload_piece(resident, now_s):
+                return
+
+    def _upload_piece(self, resident: Resident, now_s: float) -> bool:
+        key = resident.agent.key
+        refusal = None
+        tokens = 0
+        if resident.agent.calls and not self._fits_hold_budget(resident):
+            refusal = "hold_budget_spent"
+        else:
+            tokens = self.cache.upload(resident.leaf_id, self.config.upload_piece_tokens)
+            if tokens == 0:
+                refusal = "no_room"
+        if refusal is not None:
+            if not resident.gap_upload_wanted:  # once a gap, not once a step
+                self.log.record(now_s, key, Action.UPLOAD, refusal)
+            resident.gap_upload_wanted = True
+            return False
+        resident.gap_upload_wanted = True
+        resident.gap_upload_tokens += tokens
+        resident.residence = Residence.UPLOADING
+        reason = "return_predicted" if resident.agent.calls else "call_finished"
+        self.log.record(
+            now_s, key, Action.UPLOAD, reason, tokens, expected_return_s=resident.return_s
+        )
+        return True
+
+    def _fits_hold_budget(self, resident: Resident) -> bool:
+        holders = [other.hold_holder for other in self._waiting.values()]
+        held = self.cache.pinned_tokens(holders, also=resident.leaf_id)
+        return held <= self.hold_budget_tokens
+
+    def _release(self, now_s: float, shortage_tokens: int) -> None:
+        candidates: dict[AgentKey, Resident] = {**self._dead, **self._waiting}
+        idle: list[Idle] = []
+        for key, resident in candidates.items():
+            if resident.residence in (Residence.UPLOADING, Residence.HELD):
+                continue
+            if self.cache.is_pinned(resident.pin_holder) or resident.return_s is None:
+                continue
+            if tokens := self.cache.releasable_tokens(resident.leaf_id):
+                idle.append(Idle(key, resident.return_s, tokens, resident.agent.seen_order))
+            elif key in self._dead and self.cache.tokens_by_tier(resident.leaf_id)[0] == 0:
+                del self._dead[key]  # SGLang's own eviction was faster
+        for decision in self.policy.releases(now_s, shortage_tokens, idle):
+            resident = candidates[decision.key]
+            freed = self.cache.release(resident.leaf_id)
+            shortage_tokens -= freed
+            resident.gap_release_tokens += freed
+            resident.residence = Residence.HOST
+            self.log.record(
+                now_s,
+                decision.key,
+                Action.RELEASE,
+                decision.reason,
+                freed,
+                expected_return_s=None if math.isinf(resident.return_s or 0) else resident.return_s,
+            )
+            if decision.key in self._dead:
+                del self._dead[decision.key]
+            if shortage_tokens <= 0:
+                break
+
+    def _unhold(self, resident: Resident, now_s: float, reason: str) -> None:
+        if self.cache.is_pinned(resident.hold_holder):
+            self.cache.unpin(resident.hold_holder)
+            self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
+
+    def _end_gap(self, resident: Resident) -> None:
+        self._waiting.pop(resident.agent.key, None)
+        resident.end_gap()
+
+    # -- for status ---------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, int]:
+        held: Iterable[Resident] = self._waiting.values()
+        return {
+            "in_gap": len(self._waiting),
+            "finished_resident": len(self._dead),
+            "uploading": sum(r.residence is Residence.UPLOADING for r in held),
+            "held": sum(self.cache.is_pinned(r.hold_holder) for r in self.residents.values()),
+            "hold_budget_tokens": self.hold_budget_tokens,
+        }

@@ -1,0 +1,85 @@
+"""The decision log: every action on an agent's KV as a record with its reason."""
+
+import json
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TextIO
+
+from tokencake_sglang.agents.identity import AgentKey
+
+RECENT_KEPT = 256
+
+
+class Action(StrEnum):
+    INSURE = "insure"
+    """A host copy is being made."""
+    RELEASE = "release"
+    """Device slots were given up; the host copy stays."""
+    UPLOAD = "upload"
+    """A copy back to the device was started."""
+    HOLD = "hold"
+    """An uploaded prefix is pinned until its request comes."""
+    UNHOLD = "unhold"
+    PIN = "pin"
+    """A critical agent's prefix is pinned in its partition."""
+    UNPIN = "unpin"
+    RETURN = "return"
+    """The agent's next request came: what its KV was doing then."""
+    DEFER = "defer"
+    """Admission left the reserve to critical agents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One line of the log. ``now_s`` is the stamp of the message that led to it."""
+
+    now_s: float
+    application: str
+    agent: str
+    action: Action
+    reason: str
+    tokens: int
+    detail: dict[str, Any] | None = None
+
+
+class DecisionLog:
+    """Counts every decision, keeps the recent ones, and writes them to a file where asked."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.recent: deque[Decision] = deque(maxlen=RECENT_KEPT)
+        self._file: TextIO | None = Path(path).open("a", buffering=1) if path else None
+
+    def record(
+        self,
+        now_s: float,
+        key: AgentKey,
+        action: Action,
+        reason: str,
+        tokens: int = 0,
+        **detail: Any,
+    ) -> None:
+        decision = Decision(
+            now_s, key.application, key.agent, action, reason, tokens, detail or None
+        )
+        name = f"{action}.{reason}"
+        self.counts[name] += 1
+        self.tokens[name] += tokens
+        self.recent.append(decision)
+        if self._file is not None:
+            self._file.write(json.dumps(asdict(decision)) + "\n")
+
+    def count(self, action: Action, reason: str) -> None:
+        """Counts what would flood the log if it left a record each time."""
+        self.counts[f"{action}.{reason}"] += 1
+
+    def snapshot(self, recent: int = 32) -> dict[str, Any]:
+        """Counts and tokens by ``action.reason``, and the last ``recent`` decisions."""
+        return {
+            "counts": dict(sorted(self.counts.items())),
+            "tokens": dict(sorted(self.tokens.items())),
+            "recent": [asdict(decision) for decision in list(self.recent)[-recent:]],
+        }

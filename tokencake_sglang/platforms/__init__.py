@@ -1,0 +1,1 @@
+"""Platforms for SGLang beside its own: so far, plain CPU torch."""
