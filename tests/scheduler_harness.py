@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import array
 import itertools
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,30 @@ class SchedulerHarness:
     """Drives a Scheduler step by step with requests and events.
 
     The clock is whatever stamps the events carry: ``at(seconds)`` moves it.
+
+    Args:
+        directory: gets the model's config.
+        flags: SGLang's; they win over those given here, ``--device cuda`` among them.
+        model: fields of the model's Hugging Face config, in place of the tiny one's.
     """
 
-    def __init__(self, directory: Path, *flags: str, kv_tokens: int = 2048, page_size: int = 1):
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        kv_tokens: int = 2048,
+        page_size: int = 1,
+        model: Mapping[str, Any] | None = None,
+    ):
         from sglang.srt.plugins import load_plugins
 
         load_plugins()
         from sglang.srt.server_args import PortArgs, prepare_server_args
 
+        model_path = tiny_llama(directory, **{"tie_word_embeddings": False, **(model or {})})
         server_args = prepare_server_args(
             [
-                *("--model-path", str(tiny_llama(directory, tie_word_embeddings=False))),
+                *("--model-path", str(model_path)),
                 *("--load-format", "dummy", "--skip-tokenizer-init", "--device", "cpu"),
                 *("--dtype", "float32", "--attention-backend", "torch_native"),
                 *("--max-total-tokens", str(kv_tokens), "--page-size", str(page_size)),
@@ -64,7 +78,11 @@ class SchedulerHarness:
         self.now_s = 100.0
         self.finished: dict[str, list[int]] = {}
         self.cached_tokens: dict[str, int] = {}
+        self.finished_at_step: dict[str, int] = {}
+        self.steps = 0
         self._inbox: list[Any] = []
+        self._submitted: set[str] = set()
+        self._tagged: set[str] = set()
         self._sequence = itertools.count(1)
         self._rids = itertools.count()
         harness = self
@@ -134,12 +152,14 @@ class SchedulerHarness:
                 stream=False,
             )
         )
+        self._submitted.add(rid)
         if tag is not None:
             self._tagged.add(rid)
         return rid
 
     def step(self, count: int = 1) -> None:
         for _ in range(count):
+            self.steps += 1
             scheduler = self.scheduler
             scheduler.ingest_requests()
             plan = scheduler.get_next_batch_to_run(
@@ -176,35 +196,73 @@ class SchedulerHarness:
         self.settle()
         self.scheduler.on_idle()
 
+    def start_over(self) -> None:
+        """An empty cache and nobody known."""
+        self.finish_everything()
+        self.flush()
+        self.planner.log.recent.clear()
+        self.planner.log.counts.clear()
+        self.planner.log.tokens.clear()
+
+    def finish_everything(self) -> None:
+        """Ends all requests and forgets all agents, as time would."""
+        unfinished = [rid for rid in self._submitted if rid not in self.finished]
+        for rid in unfinished:
+            self.abort(rid)
+        self.settle(8)
+        for _ in range(2):  # open calls lapse first, then their agents are forgotten
+            self.at(self.now_s + 1_000_000)
+            self.settle()
+        assert len(self.planner.table) == 0, "an agent outlived its time"
+
+    def abort(self, rid: str) -> None:
+        """As a client that disconnects: SGLang's abort, and the main process's request_end."""
+        from sglang.srt.managers.io_struct import AbortReq
+
+        self._inbox.append(AbortReq(rid=rid))
+        if rid in self._tagged:
+            self.send(RequestEnd(rid=rid))
+        self._submitted.discard(rid)
+
+    def decisions(self, action: str) -> list[tuple[str, str]]:
+        """(agent, reason) of the recent decisions of one kind."""
+        return [(d.agent, d.reason) for d in self.planner.log.recent if d.action == action]
+
     # -- inside -------------------------------------------------------------------------------
 
     def _take_inbox(self) -> list[Any]:
         taken, self._inbox = self._inbox, []
         return taken
 
-    _tagged: set[str] = set()
-
     def _collect(self, reqs: Sequence[Any]) -> None:
         for req in reqs:
             if req.finished() and req.rid not in self.finished:
                 self.finished[req.rid] = list(req.output_ids)
                 self.cached_tokens[req.rid] = req.cached_tokens
+                self.finished_at_step[req.rid] = self.steps
                 if req.rid in self._tagged:
                     self.send(RequestEnd(rid=req.rid))
 
     def _seed_weights(self) -> None:
         import torch
 
-        generator = torch.Generator().manual_seed(7)
         model = self.scheduler.tp_worker.model_runner.model
+        parameters = sorted(model.named_parameters())
+        device = parameters[0][1].device
+        generator = torch.Generator(device).manual_seed(7)
         with torch.no_grad():
-            for name, parameter in sorted(model.named_parameters()):
+            for name, parameter in parameters:
                 if parameter.dim() > 1:
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * self._weight_scale(name))
+                    noise = torch.randn(parameter.shape, generator=generator, device=device)
+                    parameter.copy_(noise.mul_(self._weight_scale(name, parameter.shape[-1])))
 
     @staticmethod
-    def _weight_scale(name: str) -> float:
-        """Sharp attention that outweighs the token itself: every part of the context matters."""
-        if "qkv" in name or "o_proj" in name:
-            return 1.0
-        return 0.1 if "embed" in name else 0.3
+    def _weight_scale(name: str, fan_in: int) -> float:
+        """Sharp attention that outweighs the token itself: every part of the context matters.
+
+        The factors are for the tiny model's width; wider ones get the same activations.
+        """
+        if "embed" in name:
+            return 0.1
+        narrowing = math.sqrt((128 if "down_proj" in name else 64) / fan_in)
+        return narrowing * (1.0 if "qkv" in name or "o_proj" in name else 0.3)

@@ -58,7 +58,9 @@ class TokencakeConfig:
     ] = ()
     quotas: Annotated[
         dict[str, Fraction],
-        Field(description="per critical agent type, its part of the reserve; others share the rest"),
+        Field(
+            description="per critical agent type, its part of the reserve; others share the rest"
+        ),
     ] = Field(default_factory=dict)
     default_call_s: Annotated[
         PositiveSeconds,
@@ -119,7 +121,9 @@ FIELD_NAMES = tuple(field.name for field in fields(TokencakeConfig))
 def descriptions() -> dict[str, tuple[str, Any]]:
     """Each option's one-line help and its default, for ``--help`` and the documentation."""
     schema = TypeAdapter(TokencakeConfig).json_schema()["properties"]
-    return {name: (schema[name]["description"], schema[name].get("default")) for name in FIELD_NAMES}
+    return {
+        name: (schema[name]["description"], schema[name].get("default")) for name in FIELD_NAMES
+    }
 
 
 def load_config(
@@ -154,7 +158,9 @@ def load_config(
     return parse_config(values, origin)
 
 
-def parse_config(values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> TokencakeConfig:
+def parse_config(
+    values: Mapping[str, Any], origin: Mapping[str, str] | None = None
+) -> TokencakeConfig:
     """Builds the record from plain values; ``origin`` names for each field where it came from."""
     origin = origin or {}
     for name in values:

@@ -278,5 +278,3 @@ class _MainHooks:
         self, generate_request: Callable[..., Any], tokenizer_manager: Any, obj: Any, request=None
     ) -> Any:
         return tokenizer_manager.tokencake.generate(generate_request, obj, request)
-
-

@@ -94,7 +94,7 @@ class TableMachine(RuleBasedStateMachine):
             assert state(self.front) == before, "an event without transitions changed something"
         self._model(event)
         self._check(event, transitions)
-        self.last = event
+        self.last = None if isinstance(event, Tick) else event
 
     def _model(self, event):
         if isinstance(event, RequestBegin):
@@ -158,7 +158,7 @@ class TableMachine(RuleBasedStateMachine):
 
 TestTable = TableMachine.TestCase
 TestTable.settings = settings(
-    max_examples=80,
+    max_examples=3000,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

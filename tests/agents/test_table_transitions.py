@@ -170,8 +170,10 @@ def test_open_calls_are_bounded(table):
 def test_a_signal_of_an_agent_without_request_says_what_to_do(table):
     assert refusal(start, table) == (
         ErrorCode.UNKNOWN_AGENT,
-        "agent: 'coder' of application 'run' has sent no tagged request; tag its requests with "
-        "the same application and agent first",
+        (
+            "agent: 'coder' of application 'run' has sent no tagged request; tag its requests with "
+            "the same application and agent first"
+        ),
     )
 
 
@@ -187,8 +189,10 @@ def test_a_call_started_twice_with_other_values_is_a_contradiction(table):
     begin(table), start(table, predicted_s=1.0)
     assert refusal(start, table, predicted_s=2.0) == (
         ErrorCode.CONTRADICTION,
-        "call_id: 'c' was already started with other values (tool, predicted_s, "
-        "arguments_digest = ('test', 1.0, None)); use a new call_id",
+        (
+            "call_id: 'c' was already started with other values (tool, predicted_s, "
+            "arguments_digest = ('test', 1.0, None)); use a new call_id"
+        ),
     )
 
 

@@ -13,16 +13,16 @@ START = {"type": "call_start", "agent": "a", "call_id": "c", "tool": "t"}
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("coder", f"{WHERE}: expected an object with the fields agent, application, agent_type, "
-                  "node, critical, got str"),
+        ("coder", (f"{WHERE}: expected an object with the fields agent, application, agent_type, "
+                  "node, critical, got str")),
         ({}, f"{WHERE}: Object missing required field `agent`"),
         ({"agent": ""}, f"{WHERE}.agent: Expected `str` of length >= 1"),
         ({"agent": "x" * 257}, f"{WHERE}.agent: Expected `str` of length <= 256"),
         ({"agent": 7}, f"{WHERE}.agent: Expected `str`, got `int`"),
         ({"agent": "a", "critical": "yes"}, f"{WHERE}.critical: Expected `bool`, got `str`"),
         ({"agent": ["a"]}, f"{WHERE}.agent: expected a single value, got a nested list"),
-        ({"agent": "a", "agnet": "b"}, f"{WHERE}.agnet: unknown field; accepted are agent, "
-                                       "application, agent_type, node, critical"),
+        ({"agent": "a", "agnet": "b"}, (f"{WHERE}.agnet: unknown field; accepted are agent, "
+                                       "application, agent_type, node, critical")),
     ],
 )  # fmt: skip
 def test_an_invalid_tag_is_refused_naming_the_field(value, message):
@@ -36,15 +36,15 @@ def test_an_invalid_tag_is_refused_naming_the_field(value, message):
     ("value", "message"),
     [
         ([], "expected an object, got list"),
-        ({}, "type: expected one of call_start, call_finish, agent_finish, application_finish, "
-             "got None"),
-        ({"type": "tick"}, "type: expected one of call_start, call_finish, agent_finish, "
-                           "application_finish, got 'tick'"),
-        ({"type": {}}, "type: expected one of call_start, call_finish, agent_finish, "
-                       "application_finish, got {}"),
-        (START | {"predicted": 1}, "predicted: unknown field of call_start; accepted are type, "
+        ({}, ("type: expected one of call_start, call_finish, agent_finish, application_finish, "
+             "got None")),
+        ({"type": "tick"}, ("type: expected one of call_start, call_finish, agent_finish, "
+                           "application_finish, got 'tick'")),
+        ({"type": {}}, ("type: expected one of call_start, call_finish, agent_finish, "
+                       "application_finish, got {}")),
+        (START | {"predicted": 1}, ("predicted: unknown field of call_start; accepted are type, "
                                    "agent, application, call_id, tool, predicted_s, "
-                                   "arguments_digest"),
+                                   "arguments_digest")),
         (START | {"predicted_s": -1}, "predicted_s: Expected `float` >= 0.0"),
         (START | {"predicted_s": 1e9}, "predicted_s: Expected `float` <= 604800.0"),
         (START | {"predicted_s": "1"}, "predicted_s: Expected `float | null`, got `str`"),

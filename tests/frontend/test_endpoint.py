@@ -233,10 +233,9 @@ def test_a_fork_of_a_branch_is_named_after_the_branch(peer, endpoint):
     @sgl.function
     def nested(s):
         s += "task"
-        with s.copy() as branch:
-            with branch.copy() as leaf:
-                leaf += sgl.gen("idea", max_tokens=4)
-                leaf.sync()
+        with s.copy() as branch, branch.copy() as leaf:
+            leaf += sgl.gen("idea", max_tokens=4)
+            leaf.sync()
 
     with endpoint.agent("coder"):
         nested.run(backend=endpoint).sync()

@@ -17,7 +17,9 @@ MAX_SIGNAL_BYTES = 16 * 1024
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=7 * 24 * 3600.0)]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+class Event(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
+):
     """Base of all events."""
 
 
@@ -77,7 +79,7 @@ class Tick(Event, frozen=True, kw_only=True, tag="tick"):
 Signal = CallStart | CallFinish | AgentFinish | ApplicationFinish
 AnyEvent = Signal | RequestBegin | RequestEnd | Tick
 
-SIGNALS: dict[str, type[Event]] = {
+SIGNALS: dict[str, type[Signal]] = {
     "call_start": CallStart,
     "call_finish": CallFinish,
     "agent_finish": AgentFinish,
@@ -107,7 +109,7 @@ def parse_signal(value: object) -> Signal:
         if name not in accepted:
             raise AgentError(
                 ErrorCode.INVALID_MESSAGE,
-                f"{str(name):.100}: unknown field of {kind}; accepted are {', '.join(accepted)}",
+                f"{name!s:.100}: unknown field of {kind}; accepted are {', '.join(accepted)}",
             )
     try:
         return msgspec.convert(value, signal_type)

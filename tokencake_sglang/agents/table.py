@@ -291,9 +291,7 @@ class AgentTable:
         order = self._next_order
         self._next_order += 1
         application_order = self._application_order.setdefault(key.application, order)
-        agent = Agent(
-            key, tag.agent_type, tag.node, tag.critical, order, application_order, now_s
-        )
+        agent = Agent(key, tag.agent_type, tag.node, tag.critical, order, application_order, now_s)
         self._agents[key] = agent
         self._applications.setdefault(key.application, set()).add(key)
         return agent

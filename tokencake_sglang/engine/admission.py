@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillAdder]:
     """A PrefillAdder for ``planner``'s scheduler, on top of whatever class SGLang would use."""
 
-    class ReservingPrefillAdder(base):  # type: ignore[misc, valid-type]
+    class ReservingPrefillAdder(base):
         """Charges what is reserved to every request that is not critical.
 
         Never applied to chunks of a request that is already being prefilled, to running
@@ -25,24 +25,29 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
             super().__init__(*args, **kwargs)
             running = self.running_batch.reqs if self.running_batch is not None else []
             self._withheld_tokens = planner.spatial.withheld_tokens(running)
+            self._critical_ahead = planner.spatial.critical_waiting
+            self._deferring = False
 
         def add_one_req(self, req: "Req", *args, **kwargs):
             agent = planner.agent_of(req)
             if agent is not None and planner.spatial.is_critical(agent):
+                self._critical_ahead -= 1
                 return super().add_one_req(req, *args, **kwargs)
             alone = not self.can_run_list and not (
                 self.running_batch is not None and self.running_batch.reqs
             )
             if self._withheld_tokens == 0 or alone:
                 return super().add_one_req(req, *args, **kwargs)
-            with self._charged(self._withheld_tokens):
-                result = super().add_one_req(req, *args, **kwargs)
-            if result is AddReqResult.NO_TOKEN:
-                # NO_TOKEN would close admission, for critical requests as well, until something
-                # leaves. OTHER ends this pass only.
+            if not self._deferring:
+                with self._charged(self._withheld_tokens):
+                    result = super().add_one_req(req, *args, **kwargs)
+                if result is not AddReqResult.NO_TOKEN:
+                    return result
                 planner.deferred(req)
-                return AddReqResult.OTHER
-            return result
+                self._deferring = True  # and nobody smaller overtakes it
+            # NO_TOKEN would close admission, for critical requests as well, until something
+            # leaves. CONTINUE passes over this one; OTHER ends the pass.
+            return AddReqResult.CONTINUE if self._critical_ahead > 0 else AddReqResult.OTHER
 
         @contextmanager
         def _charged(self, tokens: int):

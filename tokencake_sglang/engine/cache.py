@@ -114,7 +114,9 @@ class TokencakeCache(UnifiedRadixCache):
                     not node.backuped
                     or node.write_through_pending_id is not None
                     or any(data.lock_ref > 0 for data in node.component_data)
-                    or any(not child.evicted for child in node.children.values() if child is not below)
+                    or any(
+                        not child.evicted for child in node.children.values() if child is not below
+                    )
                 ):
                     break
                 nodes.append(node)
@@ -182,9 +184,7 @@ class TokencakeCache(UnifiedRadixCache):
         """At most one load of ours beside SGLang's two; acks are reaped alike on every rank."""
         controller = self.cache_controller
         return (
-            controller is not None
-            and not controller.load_queue
-            and not controller.ack_load_queue
+            controller is not None and not controller.load_queue and not controller.ack_load_queue
         )
 
     def upload(self, leaf_id: int, max_tokens: int) -> int:

@@ -70,9 +70,7 @@ class Planner:
             self.log,
             hold_budget_tokens=int(config.hold_max * pool_tokens),
         )
-        self.spatial = SpatialExecutor(
-            config, cache, self.agent_of, self.log, pool_tokens
-        )
+        self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, pool_tokens)
         cache.on_turn_end = self._turn_ended
         cache.on_reset = self._cache_reset
 

@@ -68,7 +68,9 @@ class SchedulerHooks:
         # The queue's policy object does not know its scheduler.
         scheduler.policy._tokencake_planner = planner
 
-    def process_hicache_events(self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any) -> None:
+    def process_hicache_events(
+        self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any
+    ) -> None:
         """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
         planner_of(scheduler).step(scheduler.waiting_queue, scheduler.running_batch.reqs)
 

@@ -33,6 +33,8 @@ class SpatialExecutor:
         self.log = log
         self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
         self.critical_types = frozenset(config.critical_types)
+        self.critical_waiting = 0
+        """Critical requests in the queue at the last ``order``, which precedes each admission."""
         self._pinned: dict[object, Resident] = {}  # by pin holder, oldest pin first
         self._critical_alive: set[AgentKey] = set()
 
@@ -115,10 +117,9 @@ class SpatialExecutor:
         for req in waiting_queue:
             agent = self.agent_of(req)
             queue.append(
-                None
-                if agent is None
-                else Queued(self.is_critical(agent), agent.application_order)
+                None if agent is None else Queued(self.is_critical(agent), agent.application_order)
             )
+        self.critical_waiting = sum(request is not None and request.critical for request in queue)
         if any(request is not None for request in queue):
             waiting_queue[:] = [waiting_queue[place] for place in admission_order(queue)]
 

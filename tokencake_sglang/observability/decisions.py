@@ -51,7 +51,8 @@ class DecisionLog:
         self.counts: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.recent: deque[Decision] = deque(maxlen=RECENT_KEPT)
-        self._file: TextIO | None = Path(path).open("a", buffering=1) if path else None
+        # Open as long as the process lives; line-buffered, so that a crash loses no line.
+        self._file: TextIO | None = Path(path).open("a", buffering=1) if path else None  # noqa: SIM115
 
     def record(
         self,

@@ -65,7 +65,7 @@ class ZmqDoor:
             self._context.term()
             self._context = None
             raise ConfigError(
-                f"{OPTION}: cannot listen on {self.endpoint!r}: {error.strerror}; "
+                f"{OPTION}: cannot listen on {self.endpoint!r}: {zmq.strerror(error.errno)}; "
                 "accepted are tcp://HOST:PORT, ipc://PATH or off"
             ) from None
         self._task = asyncio.create_task(self._serve(socket), name="tokencake zmq door")

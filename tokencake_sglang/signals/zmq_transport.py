@@ -68,8 +68,7 @@ class ZmqTransport:
 
         self._zmq = zmq
         self._format = _ZmqFormat(target, api_key, timeout_s)
-        self._context = zmq.Context()
-        self._socket = self._format.open(self._context)
+        self._socket = self._format.open(zmq.Context.instance())
         self._turn = threading.Lock()
 
     def exchange(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +99,6 @@ class ZmqTransport:
 
     def close(self) -> None:
         self._socket.close()
-        self._context.term()
 
 
 class AsyncZmqTransport:
@@ -112,7 +110,8 @@ class AsyncZmqTransport:
 
         self._zmq = zmq
         self._format = _ZmqFormat(target, api_key, timeout_s)
-        self._context = zmq.asyncio.Context()
+        # The process's own: one that is collected with an open socket in it would block.
+        self._context = zmq.asyncio.Context.instance()
         self._socket: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -164,4 +163,3 @@ class AsyncZmqTransport:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._context.term()

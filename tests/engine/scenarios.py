@@ -1,0 +1,56 @@
+"""Steps that several engine tests share."""
+
+import random
+
+from tests.scheduler_harness import SchedulerHarness
+from tokencake_sglang.agents.events import CallFinish, CallStart
+from tokencake_sglang.agents.identity import AgentTag
+
+PROMPT_TOKENS = 600
+PATH_TOKENS = PROMPT_TOKENS + 15
+"""Tokens in the tree after a turn of 16: the last one's KV is never computed."""
+
+AGENT = AgentTag(agent="coder", application="app")
+
+
+def prompt(seed: int, tokens: int = PROMPT_TOKENS) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(3, 1000) for _ in range(tokens)]
+
+
+def start_call(
+    harness: SchedulerHarness, tag: AgentTag, predicted_s: float | None, call_id: str | None = None
+) -> None:
+    harness.send(
+        CallStart(
+            agent=tag.agent,
+            application=tag.application,
+            call_id=call_id or f"call-{harness.now_s}",
+            tool="tests",
+            predicted_s=predicted_s,
+        )
+    )
+    harness.step()
+
+
+def finish_calls(harness: SchedulerHarness, tag: AgentTag) -> None:
+    for call_id in list(harness.planner.table.get(tag.key).calls):
+        harness.send(CallFinish(agent=tag.agent, application=tag.application, call_id=call_id))
+
+
+def fill_pool(harness: SchedulerHarness, seed: int = 1000, requests: int = 3) -> None:
+    """Untagged traffic that needs the whole pool."""
+    harness.run(*(harness.submit(prompt(seed + i, 900), 4) for i in range(requests)))
+
+
+def tiers(harness: SchedulerHarness, tag: AgentTag) -> tuple[int, int]:
+    """The agent's tokens on the device, and on the host only."""
+    return harness.cache.tokens_by_tier(harness.planner.residents[tag.key].leaf_id)
+
+
+def stalled_agent(harness: SchedulerHarness, predicted_s: float = 10.0) -> list[int]:
+    """One turn of the agent, then a tool call; returns the context so far."""
+    ids = prompt(1)
+    context = ids + harness.generate(ids, 16, AGENT)
+    start_call(harness, AGENT, predicted_s)
+    return context

@@ -1,0 +1,133 @@
+"""Reserved partitions on a real scheduler: pins, quotas, admission, the release valve."""
+
+import pytest
+
+from tests.engine.conftest import KV_TOKENS
+from tests.engine.scenarios import PATH_TOKENS, fill_pool, prompt, start_call, tiers
+from tokencake_sglang.agents.events import AgentFinish
+from tokencake_sglang.agents.identity import AgentTag
+
+RESERVE_TOKENS = KV_TOKENS // 2
+CRITICAL = AgentTag(agent="reviewer", application="app", critical=True)
+
+
+def turn(harness, tag, seed=1, tokens=600):
+    ids = prompt(seed, tokens)
+    return ids + harness.generate(ids, 16, tag)
+
+
+def test_a_critical_agents_prefix_survives_pressure(harness):
+    turn(harness, CRITICAL)
+    fill_pool(harness, requests=4)
+    assert tiers(harness, CRITICAL) == (PATH_TOKENS, 0)
+
+
+def test_an_ordinary_agents_prefix_does_not(harness):
+    ordinary = AgentTag(agent="helper", application="app")
+    turn(harness, ordinary)
+    fill_pool(harness, requests=4)
+    assert tiers(harness, ordinary)[0] == 0
+
+
+def test_a_stalled_critical_agent_is_not_released(harness):
+    turn(harness, CRITICAL)
+    start_call(harness, CRITICAL, 500.0)
+    fill_pool(harness, requests=3)
+    assert harness.decisions("release") == []
+
+
+def test_pins_of_one_partition_stay_within_its_quota(harness):
+    tags = [AgentTag(agent=f"r{i}", application="app", critical=True) for i in range(3)]
+    for i, tag in enumerate(tags):
+        turn(harness, tag, seed=20 + i, tokens=450)
+        pinned = harness.planner.spatial.snapshot()["pinned_tokens"]
+        assert pinned <= 0.9 * RESERVE_TOKENS
+    assert harness.decisions("unpin") == [("r0", "quota"), ("r1", "quota")]
+
+
+def test_a_type_with_a_quota_has_its_own_partition(harness):
+    small = AgentTag(agent="s", application="app", agent_type="small", critical=True)
+    turn(harness, small, seed=30, tokens=80)
+    turn(harness, CRITICAL, seed=31)
+    assert harness.cache.pin_count == 2
+    bigger = AgentTag(agent="b", application="app", agent_type="small", critical=True)
+    turn(harness, bigger, seed=32, tokens=200)
+    assert ("b", "exceeds_quota") in harness.decisions("pin")
+    assert harness.cache.pin_count == 2
+
+
+def test_a_shared_prefix_counts_once_against_the_quota(harness):
+    shared = prompt(40, 500)
+    for name in ("r0", "r1", "r2"):
+        tag = AgentTag(agent=name, application="app", critical=True)
+        harness.generate(shared + prompt(hash(name) % 1000, 20), 4, tag)
+    assert harness.planner.spatial.snapshot()["pinned_agents"] == 3
+    assert harness.decisions("unpin") == []
+
+
+def test_a_finished_agents_pin_is_dropped(harness):
+    turn(harness, CRITICAL)
+    harness.send(AgentFinish(agent=CRITICAL.agent, application=CRITICAL.application))
+    harness.step()
+    assert harness.cache.pin_count == 0
+
+
+def test_admission_leaves_the_reserve_to_critical_agents(harness):
+    turn(harness, CRITICAL, tokens=50)  # alive, holds almost nothing
+    running = harness.submit(prompt(50, 500), 300)
+    harness.step(2)
+    waiting = harness.submit(prompt(51, 500), 4)
+    harness.step(5)
+    assert [req.rid for req in harness.scheduler.waiting_queue] == [waiting]
+    assert harness.planner.log.counts["defer.reserve_untagged"] > 0
+    critical = harness.submit(prompt(52, 500), 4, CRITICAL)
+    harness.run(critical, limit=10)
+    assert running not in harness.finished, "it waited although memory was reserved for it"
+    harness.run(running, waiting)
+
+
+def test_the_reserve_is_lent_while_no_critical_agent_lives(harness):
+    running = harness.submit(prompt(50, 500), 200)
+    harness.step(2)
+    second = harness.submit(prompt(51, 500), 4)
+    harness.run(second)
+    assert running not in harness.finished
+    harness.run(running)
+
+
+def test_whoever_is_alone_may_have_the_whole_pool(harness):
+    turn(harness, CRITICAL, tokens=50)
+    rid = harness.submit(prompt(60, 1800), 4)
+    harness.run(rid, limit=50)
+
+
+def test_pins_let_go_when_the_queue_would_starve(harness):
+    turn(harness, CRITICAL, tokens=700)
+    rid = harness.submit(prompt(61, 1700), 8)
+    harness.run(rid, limit=100)
+    assert ("reviewer", "starvation") in harness.decisions("unpin")
+
+
+def test_critical_requests_go_first_then_older_applications(harness):
+    blocker = harness.submit(prompt(70, 1500), 40)
+    harness.step(2)
+    newer = AgentTag(agent="n", application="newer")
+    older = AgentTag(agent="o", application="older")
+    rids = {}
+    rids["older-1"] = harness.submit(prompt(72, 600), 2, older)
+    rids["newer"] = harness.submit(prompt(73, 600), 2, newer)
+    rids["older-2"] = harness.submit(prompt(74, 600), 2, older)
+    rids["critical"] = harness.submit(prompt(75, 600), 2, CRITICAL)
+    harness.step(1)
+    queue = [req.rid for req in harness.scheduler.waiting_queue]
+    assert queue == [rids[name] for name in ("critical", "older-1", "older-2", "newer")]
+    harness.run(blocker, *rids.values())
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_tags_do_not_split_the_cache(harness, tagged):
+    ids = prompt(80)
+    harness.generate(ids, 4, AgentTag(agent="one", application="a"))
+    rid = harness.submit(ids, 4, AgentTag(agent="two", application="b") if tagged else None)
+    harness.run(rid)
+    assert harness.cached_tokens[rid] == len(ids) - 1

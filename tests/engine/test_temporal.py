@@ -1,0 +1,168 @@
+"""Swapping out during a tool call and back in time, on a real scheduler."""
+
+from tests.engine.scenarios import (
+    AGENT,
+    PATH_TOKENS,
+    fill_pool,
+    finish_calls,
+    prompt,
+    stalled_agent,
+    start_call,
+    tiers,
+)
+from tokencake_sglang.agents.events import AgentFinish
+from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.engine.residents import Residence
+
+
+def test_a_stalled_agent_leaves_the_device_when_others_need_the_memory(harness):
+    stalled_agent(harness)
+    fill_pool(harness)
+    assert tiers(harness, AGENT) == (0, PATH_TOKENS)
+    assert harness.decisions("release") == [("coder", "stall_exceeds_round_trip")]
+
+
+def test_nothing_is_released_while_nobody_needs_the_memory(harness):
+    stalled_agent(harness)
+    harness.step(20)
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+    assert harness.decisions("release") == []
+
+
+def test_a_call_shorter_than_the_round_trip_is_not_released(harness):
+    stalled_agent(harness, predicted_s=0.1)
+    fill_pool(harness, requests=1)
+    assert harness.decisions("release") == []
+
+
+def test_it_is_back_and_held_before_the_predicted_end(harness):
+    stalled_agent(harness, predicted_s=10.0)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.0)
+    harness.step(8)
+    assert tiers(harness, AGENT)[0] == 0, "uploaded long before its time"
+    harness.at(harness.now_s + 0.85)
+    harness.step(12)
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+    assert harness.planner.residents[AGENT.key].residence is Residence.HELD
+
+
+def test_uploads_go_in_bounded_pieces(harness):
+    stalled_agent(harness)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    pieces = [d.tokens for d in harness.planner.log.recent if d.action == "upload"]
+    assert len(pieces) > 1
+    assert max(pieces) <= 256
+    assert sum(pieces) == PATH_TOKENS
+
+
+def test_a_held_prefix_survives_pressure_until_its_request_comes(harness):
+    context = stalled_agent(harness)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    fill_pool(harness, seed=2000)
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+    finish_calls(harness, AGENT)
+    rid = harness.submit(context + [7] * 40, 4, AGENT)
+    harness.run(rid)
+    assert harness.cached_tokens[rid] == PATH_TOKENS
+    assert harness.decisions("return") == [("coder", "uploaded_in_time")]
+    assert harness.decisions("unhold") == [("coder", "admitted")]
+
+
+def test_a_hold_lapses_when_nobody_comes(harness):
+    stalled_agent(harness)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    harness.at(harness.now_s + 30.0)
+    harness.step(2)
+    assert harness.decisions("unhold") == [("coder", "overdue")]
+    assert harness.cache.pin_count == 0
+
+
+def test_an_overdue_call_is_expected_to_take_as_long_again(harness):
+    stalled_agent(harness, predicted_s=10.0)
+    harness.at(harness.now_s + 40.0)
+    harness.step()
+    assert harness.planner.residents[AGENT.key].return_s == harness.now_s + 40.0
+
+
+def test_an_early_finish_uploads_at_once(harness):
+    stalled_agent(harness, predicted_s=300.0)
+    fill_pool(harness)
+    harness.now_s += 1.0
+    finish_calls(harness, AGENT)
+    harness.step(12)
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+    assert set(harness.decisions("upload")) == {("coder", "call_finished")}
+
+
+def test_swapped_out_and_back_gives_the_tokens_of_never_swapped(harness):
+    ids = prompt(5)
+    first = harness.generate(ids, 48)
+    second_prompt = ids + first + prompt(6, 50)
+    expected = harness.generate(second_prompt, 64)
+    harness.flush()
+    assert harness.generate(ids, 48, AGENT) == first
+    start_call(harness, AGENT, 10.0)
+    fill_pool(harness)
+    assert tiers(harness, AGENT)[0] == 0
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    finish_calls(harness, AGENT)
+    assert harness.generate(second_prompt, 64, AGENT) == expected
+
+
+def test_a_prefix_shared_with_a_running_agent_stays_on_the_device(harness):
+    shared = prompt(7, 400)
+    other = AgentTag(agent="other", application="app")
+    harness.generate(shared + prompt(8, 200), 4, AGENT)
+    running = harness.submit(shared + prompt(9, 100), 60, other)
+    harness.step(3)
+    start_call(harness, AGENT, 50.0)
+    filler = [harness.submit(prompt(3000 + i, 900), 4) for i in range(3)]
+    harness.step(6)
+    assert harness.decisions("release") == [("coder", "stall_exceeds_round_trip")]
+    assert tiers(harness, AGENT)[0] >= 400, "the shared prefix went with the exclusive part"
+    harness.run(running, *filler)
+
+
+def test_an_unbacked_leaf_is_never_evicted_by_us(harness, monkeypatch):
+    monkeypatch.setattr(harness.cache, "insure", lambda leaf_id: None)
+    monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)
+    stalled_agent(harness)
+    resident = harness.planner.residents[AGENT.key]
+    assert harness.cache.release(resident.leaf_id) == 0
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+
+
+def test_insure_makes_the_host_copy_that_sglang_has_not_made(harness, monkeypatch):
+    monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)
+    ids = prompt(11)
+    harness.generate(ids, 8, AGENT)
+    leaf = harness.planner.residents[AGENT.key].leaf_id
+    assert not harness.cache.is_insured(leaf)
+    start_call(harness, AGENT, 10.0)
+    harness.settle()
+    assert harness.cache.is_insured(leaf)
+    assert ("coder", "call_started") in harness.decisions("insure")
+
+
+def test_a_finished_agent_is_given_up_first(harness):
+    first, second = AGENT, AgentTag(agent="later", application="app")
+    harness.generate(prompt(12), 4, first)
+    harness.generate(prompt(13), 4, second)
+    start_call(harness, second, 500.0)
+    harness.send(AgentFinish(agent=first.agent, application=first.application))
+    fill_pool(harness, requests=2)
+    assert harness.decisions("release")[0] == ("coder", "finished")
+
+
+def test_untagged_requests_leave_no_trace_in_the_planner(harness):
+    fill_pool(harness, requests=2)
+    assert harness.planner.residents == {}
+    assert len(harness.planner.table) == 0
