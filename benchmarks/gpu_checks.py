@@ -1,6 +1,6 @@
 """The checks of ``gpu_checklist``; each runs in a process of its own, around one real scheduler.
 
-    python -m benchmarks.gpu_checks race '{"device": "cuda", ...}' result.json
+python -m benchmarks.gpu_checks race '{"device": "cuda", ...}' result.json
 """
 
 import itertools
@@ -158,9 +158,7 @@ class Rig:
         while self.cache.tokens_by_tier(self.prefix_leaf)[1]:
             assert self.cache.upload(self.prefix_leaf, piece), "the upload was refused"
             remaining = self.cache.tokens_by_tier(self.prefix_leaf)[1]
-            if stop_in is Arrival.FIRST_PIECE or (
-                stop_in is Arrival.LAST_PIECE and remaining == 0
-            ):
+            if stop_in is Arrival.FIRST_PIECE or (stop_in is Arrival.LAST_PIECE and remaining == 0):
                 return
             self.await_upload()
 

@@ -79,6 +79,7 @@ class SchedulerHarness:
         self.finished: dict[str, list[int]] = {}
         self.cached_tokens: dict[str, int] = {}
         self.finished_at_step: dict[str, int] = {}
+        self.retractions = 0
         self.steps = 0
         self._inbox: list[Any] = []
         self._submitted: set[str] = set()
@@ -198,6 +199,7 @@ class SchedulerHarness:
 
     def start_over(self) -> None:
         """An empty cache and nobody known."""
+        self.retractions = 0
         self.finish_everything()
         self.flush()
         self.planner.log.recent.clear()
@@ -240,6 +242,7 @@ class SchedulerHarness:
                 self.finished[req.rid] = list(req.output_ids)
                 self.cached_tokens[req.rid] = req.cached_tokens
                 self.finished_at_step[req.rid] = self.steps
+                self.retractions += req.retraction_count
                 if req.rid in self._tagged:
                     self.send(RequestEnd(rid=req.rid))
 

@@ -5,7 +5,6 @@ believed to work.
 """
 
 import importlib
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -71,6 +70,12 @@ class Mode(NamedTuple):
     name: str
 
 
+def _rust_server_chosen() -> bool:
+    from sglang.srt.environ import envs
+
+    return envs.SGLANG_RUST_SERVER.get()
+
+
 UNSERVED_MODES: tuple[Mode, ...] = (
     Mode(lambda cfg: cfg.disable_radix_cache, "--disable-radix-cache"),
     Mode(lambda cfg: cfg.speculative_algorithm is not None, "--speculative-algorithm"),
@@ -78,7 +83,7 @@ UNSERVED_MODES: tuple[Mode, ...] = (
     Mode(lambda cfg: cfg.tokenizer_worker_num > 1, "--tokenizer-worker-num above 1"),
     Mode(lambda cfg: cfg.detokenizer_worker_num > 1, "--detokenizer-worker-num above 1"),
     Mode(lambda cfg: cfg.use_ray, "--use-ray"),
-    Mode(lambda cfg: bool(os.environ.get("SGLANG_RUST_SERVER")), "SGLANG_RUST_SERVER"),
+    Mode(lambda _cfg: _rust_server_chosen(), "SGLANG_RUST_SERVER"),
     Mode(lambda cfg: cfg.smg_grpc_mode or cfg.grpc_mode, "--grpc-mode"),
     Mode(lambda cfg: cfg.enable_lmcache, "--enable-lmcache"),
     Mode(lambda cfg: cfg.enable_flexkv, "--enable-flexkv"),
@@ -100,19 +105,27 @@ UNSERVED_MODES: tuple[Mode, ...] = (
 )
 
 
-def check_modes(cfg: Any, model_config: Any) -> None:
+def check_modes(cfg: Any) -> None:
     """Args:
-        cfg: SGLang's resolved settings.
-        model_config: SGLang's ``ModelConfig`` of the model to be served.
+        cfg: SGLang's settings, as given or resolved.
 
     Raises:
-        Unsupported: naming the first setting or model kind that is not served yet.
+        Unsupported: naming the first setting that is not served yet.
     """
     for mode in UNSERVED_MODES:
         if mode.is_chosen(cfg):
             raise Unsupported(
                 f"{mode.name} is not supported with --enable-tokencake yet; drop one of the two"
             )
+
+
+def check_model(model_config: Any) -> None:
+    """Args:
+        model_config: SGLang's ``ModelConfig`` of the model to be served.
+
+    Raises:
+        Unsupported: naming the kind of model, which is not served yet.
+    """
     kind = _unserved_model(model_config)
     if kind is not None:
         raise Unsupported(

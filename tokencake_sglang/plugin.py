@@ -95,8 +95,12 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
     policy = "sglang.srt.managers.schedule_policy.SchedulePolicy"
     return [
         Hook(f"{SERVER_ARGS}.resolve_once", "BEFORE", _before_resolve, "cache backend, HiCache"),
-        Hook(f"{SERVER_ARGS}.check_server_args", "BEFORE", _before_check, "the same for Runtime"),
-        Hook(f"{SERVER_ARGS}.check_server_args", "AFTER", _after_check, "refused modes"),
+        Hook(
+            f"{SERVER_ARGS}.check_server_args",
+            "BEFORE",
+            _before_check,
+            "refusals, the cache backend for Runtime",
+        ),
         Hook(f"{TOKENIZER_MANAGER}.__init__", "AFTER", main.attach, "front door, HTTP routes"),
         Hook(
             f"{TOKENIZER_MANAGER}.auto_create_handle_loop", "AFTER", main.start, "ZeroMQ and ticks"
@@ -231,6 +235,8 @@ def _settings(cfg: Any) -> dict[str, Any]:
 def _before_resolve(server_args: Any) -> None:
     """Command line and ``Engine(**kwargs)``: the record is still open for input."""
     if not getattr(server_args, "_resolution_finished", False):
+        # Before SGLang can fail on a combination that the user did not choose.
+        compat.check_modes(server_args)
         for name, value in _settings(server_args).items():
             setattr(server_args, name, value)
 
@@ -238,22 +244,26 @@ def _before_resolve(server_args: Any) -> None:
 def _before_check(server_args: Any) -> None:
     """``Runtime`` resolves its record in a parent that loads no plugin; add to the resolution."""
     from sglang.srt.arg_groups.hicache_hook import handle_hicache, handle_hicache_ratio_default
+    from sglang.srt.arg_groups.model_override_base import model_config_of
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
-    missing = _settings(resolving_view(server_args))
+    from tokencake_sglang.engine.main_process import check_decision_log
+
+    cfg = resolving_view(server_args)
+    compat.check_modes(cfg)
+    compat.check_model(model_config_of(server_args))
+    assert _active is not None
+    try:
+        check_decision_log(_active)
+    except ConfigError as error:
+        raise compat.Unsupported(str(error)) from None
+    missing = _settings(cfg)
     if not missing:
         return
     declare_resolution(server_args, "tokencake", **missing)
     if "enable_hierarchical_cache" in missing:
         handle_hicache_ratio_default(server_args)
         handle_hicache(server_args)
-
-
-def _after_check(_result: None, server_args: Any) -> None:
-    from sglang.srt.arg_groups.model_override_base import model_config_of
-    from sglang.srt.arg_groups.overrides import resolving_view
-
-    compat.check_modes(resolving_view(server_args), model_config_of(server_args))
 
 
 # -- main process -----------------------------------------------------------------------------------
@@ -268,7 +278,10 @@ class _MainHooks:
     def attach(self, _result: None, tokenizer_manager: Any, *_: Any, **__: Any) -> None:
         from tokencake_sglang.engine.main_process import MainProcess
 
-        tokenizer_manager.tokencake = MainProcess(self.config, tokenizer_manager)
+        try:
+            tokenizer_manager.tokencake = MainProcess(self.config, tokenizer_manager)
+        except ConfigError as error:
+            raise compat.Unsupported(str(error)) from None
         tokenizer_manager.tokencake.add_http_routes()
 
     def start(self, _result: None, tokenizer_manager: Any) -> None:

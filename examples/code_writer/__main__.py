@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
@@ -31,7 +32,7 @@ from examples.code_writer.server import Server
 from examples.smollm2 import ensure_model
 
 SERVER_FLAGS = (
-    "--dtype float32 --max-total-tokens 2048 --hicache-ratio 2 --max-running-requests 8 "
+    "--dtype float32 --max-total-tokens 1536 --hicache-ratio 2 --max-running-requests 8 "
     "--chunked-prefill-size 512"
 )
 """The same for every server. The pool holds about a third of what the applications compute."""
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stagger_s=options.stagger,
     )
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log has room for the table
     started_s = time.monotonic()
     flags = _server_flags(options)
     tokenizer = Tokenizer.from_file(str(_tokenizer_path(options) / "tokenizer.json"))
@@ -63,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variants = {**STOCK, **EXTENSION}
     runs = []
     with Progress(
-        TextColumn("{task.description:34}"), BarColumn(), TextColumn("{task.completed}/{task.total} turns"),
-        TimeElapsedColumn(), console=console,
+        TextColumn("{task.description:34}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} turns"),
+        TimeElapsedColumn(),
+        console=console,
     ) as progress:
         for label, extra in variants.items():
             runs.append(_run(label, [*flags, *extra.split()], scenario, tokenizer, logs, progress))
@@ -156,10 +162,31 @@ def _run(
             aware=aware,
             on_turn=lambda turn: progress.advance(task),
         )
+        begun_s, busy_s, own_s, server_s = (
+            time.monotonic(),
+            _busy_s(),
+            time.process_time(),
+            server.cpu_s(),
+        )
         application_s = run_all(endpoint, scenario)
-        status = endpoint.signals.status() if aware else None
+        server_cpu_s = server.cpu_s() - server_s
+        others_s = _busy_s() - busy_s - server_cpu_s - (time.process_time() - own_s)
         progress.update(task, description=f"{label}: done")
-        return Run(label, application_s, endpoint.turns, status, server.start_s)
+        return Run(
+            label,
+            application_s,
+            endpoint.turns,
+            status=endpoint.signals.status() if aware else None,
+            server_start_s=server.start_s,
+            server_cpu_s=server_cpu_s,
+            others_cpus=max(0.0, others_s / (time.monotonic() - begun_s)),
+        )
+
+
+def _busy_s() -> float:
+    """Processor time used by everything on this machine, on all processors together."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
 
 
 def _environment() -> dict[str, Any]:

@@ -53,6 +53,9 @@ class Run:
     turns: list[Turn]
     status: dict[str, Any] | None
     server_start_s: float
+    server_cpu_s: float
+    others_cpus: float
+    """How many processors other programs kept busy meanwhile, on average: they make times longer."""
 
 
 class NoSignals:
@@ -219,6 +222,8 @@ def figures(run: Run) -> dict[str, Any]:
         "prefilled_tokens": prompt - device - host,
         "recomputed_tokens": recomputed,
         "server_start_s": run.server_start_s,
+        "server_cpu_s": run.server_cpu_s,
+        "others_cpus": run.others_cpus,
         "extension": None if run.status is None else extension_figures(run.status),
     }
 

@@ -16,7 +16,7 @@ _SECONDS = (
     ("first token of a returning turn, mean", "returning_ttft_s", "mean"),
     ("first token of a returning turn, P50", "returning_ttft_s", "p50"),
     ("first token of a returning turn, max", "returning_ttft_s", "max"),
-    ("first token of an agent's first turn, mean", "first_ttft_s", "mean"),
+    ("first token of a first turn, mean", "first_ttft_s", "mean"),
 )
 _TOKENS = (
     ("prompt tokens", "prompt_tokens"),
@@ -78,6 +78,12 @@ def side_by_side(stock: Mapping[str, Figures], extension: Mapping[str, Figures])
     for tier in ("device", "host"):
         rates = [f"{figures[f'{tier}_hit_rate']:.0%}" for figures in every]
         table.add_row(f"hit rate, {tier} (of computed before)", *rates, "")
+    for name, key in (("processor time of the server", "server_cpu_s"),):
+        times = [figures[key] for figures in every]
+        table.add_row(name, *map(_seconds, times), _change(best[key], times[-1]))
+    table.add_row(
+        "processors busy with other programs", *(f"{f['others_cpus']:.1f}" for f in every), ""
+    )
     table.add_section()
     for name, key in _EXTENSION:
         table.add_row(name, *("–" for _ in stock), f"{ours['extension'][key]:,}", "")

@@ -24,12 +24,54 @@ _PRODUCTS = (
     "a planner for a community garden that rotates crops and counts the seeds to order",
 )
 _MODULES = ("reader", "model", "report", "index", "schedule", "check", "store", "merge")
-_NOUNS = (
-    "invoice record offset window bucket sensor platform ticket parcel ledger segment marker "
-    "shelf batch header station valve cabin quota region season folder token column driver "
-    "cursor branch margin anchor signal packet filter"
-).split()
-_VERBS = "reads drops merges sorts keeps splits counts checks rounds joins skips caches".split()
+_NOUNS = [
+    "invoice",
+    "record",
+    "offset",
+    "window",
+    "bucket",
+    "sensor",
+    "platform",
+    "ticket",
+    "parcel",
+    "ledger",
+    "segment",
+    "marker",
+    "shelf",
+    "batch",
+    "header",
+    "station",
+    "valve",
+    "cabin",
+    "quota",
+    "region",
+    "season",
+    "folder",
+    "token",
+    "column",
+    "driver",
+    "cursor",
+    "branch",
+    "margin",
+    "anchor",
+    "signal",
+    "packet",
+    "filter",
+]
+_VERBS = [
+    "reads",
+    "drops",
+    "merges",
+    "sorts",
+    "keeps",
+    "splits",
+    "counts",
+    "checks",
+    "rounds",
+    "joins",
+    "skips",
+    "caches",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +93,8 @@ class Scenario:
 
     applications: int = 4
     programmer_turns: int = 3
-    output_tokens: int = 8
-    words: float = 1.0
+    output_tokens: int = 6
+    words: float = 0.8
     stagger_s: float = 1.0
     """Between the starts of one application and the next."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 
@@ -82,11 +84,20 @@ class Server:
         _signal_group(process.pid, signal.SIGKILL)  # its children may outlive it
         process.wait()
 
+    def cpu_s(self) -> float:
+        """Processor time that the server has used so far, all its processes together."""
+        assert self._process is not None
+        parent = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in [parent, *parent.children(recursive=True)]]
+        return sum(time.user + time.system for time in times)
+
     def _wait_until_healthy(self, deadline_s: float) -> None:
         assert self._process is not None
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self._process.returncode}: {self.tail()}")
+                raise RuntimeError(
+                    f"the server ended with {self._process.returncode}: {self.tail()}"
+                )
             try:
                 # Answers only after the scheduler has generated something.
                 with urllib.request.urlopen(f"{self.url}/health_generate", timeout=5.0):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.engine.scenarios import PAGE_SIZE
 from tests.scheduler_harness import SchedulerHarness
 
 KV_TOKENS = 2048
@@ -17,6 +18,7 @@ def scheduler_process(tmp_path_factory: pytest.TempPathFactory) -> SchedulerHarn
         *("--tokencake-quotas", "small=0.1", "--tokencake-upload-piece-tokens", "256"),
         *("--hicache-ratio", "4"),
         kv_tokens=KV_TOKENS,
+        page_size=PAGE_SIZE,
     )
 
 

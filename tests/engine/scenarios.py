@@ -1,14 +1,18 @@
 """Steps that several engine tests share."""
 
+import os
 import random
 
 from tests.scheduler_harness import SchedulerHarness
 from tokencake_sglang.agents.events import CallFinish, CallStart
 from tokencake_sglang.agents.identity import AgentTag
 
+PAGE_SIZE = int(os.environ.get("TOKENCAKE_TEST_PAGE_SIZE", "1"))
+"""Of the one scheduler that this process can hold, in tokens; see test_page_size.py."""
+
 PROMPT_TOKENS = 600
-PATH_TOKENS = PROMPT_TOKENS + 15
-"""Tokens in the tree after a turn of 16: the last one's KV is never computed."""
+PATH_TOKENS = (PROMPT_TOKENS + 15) // PAGE_SIZE * PAGE_SIZE
+"""Tokens in the tree after a turn of 16, in whole pages: the last one's KV is never computed."""
 
 AGENT = AgentTag(agent="coder", application="app")
 

@@ -20,7 +20,7 @@ def test_a_client_that_dies_in_a_call_is_forgotten_with_its_holds(harness):
     fill_pool(harness)
     harness.at(harness.now_s + 9.9)
     harness.step(12)
-    assert harness.cache.pin_count == 1
+    assert harness.planner.temporal.snapshot()["held"] == 1
     harness.at(harness.now_s + 700.0)  # past the call's time-out
     harness.step(2)
     assert harness.cache.pin_count == 0
@@ -62,7 +62,7 @@ def test_flush_cache_while_an_upload_is_held(harness):
     fill_pool(harness)
     harness.at(harness.now_s + 9.9)
     harness.step(12)
-    assert harness.cache.pin_count == 1
+    assert harness.planner.temporal.snapshot()["held"] == 1
     assert harness.scheduler.flush_cache()
     assert harness.cache.pin_count == 0
     assert harness.planner.residents == {}
@@ -122,9 +122,23 @@ def test_application_finish_ends_everything_of_the_application(harness):
     assert states == {"finished": 2}
 
 
-def test_an_agent_whose_kv_was_dropped_meanwhile_returns_without_it(harness):
+def test_the_host_copy_of_a_released_agent_survives_host_pressure(harness):
+    context = stalled_agent(harness)
+    fill_pool(harness)
+    harness.cache.evict_host(10_000)
+    assert tiers(harness, AGENT) == (0, PATH_TOKENS)
+    finish_calls(harness, AGENT)
+    rid = harness.submit(context, 4, AGENT)
+    harness.run(rid)
+    assert harness.cached_tokens[rid] == PATH_TOKENS
+    harness.step()
+    assert harness.cache.pin_count == 0
+
+
+def test_an_agent_whose_kv_was_dropped_meanwhile_returns_without_it(harness, monkeypatch):
     context = stalled_agent(harness)
     leaf = harness.planner.residents[AGENT.key].leaf_id
+    monkeypatch.setattr(harness.planner.temporal, "host_budget_tokens", 0)
     fill_pool(harness)
     assert harness.cache.path(leaf)
     harness.cache.evict_host(10_000)

@@ -108,6 +108,18 @@ def test_pins_let_go_when_the_queue_would_starve(harness):
     assert ("reviewer", "starvation") in harness.decisions("unpin")
 
 
+def test_pins_let_go_when_running_requests_could_not_grow(harness, monkeypatch):
+    turn(harness, CRITICAL, tokens=880)
+    rid = harness.submit(prompt(65, 100), 20)
+    harness.step(3)
+    assert harness.decisions("unpin") == []
+    # As if a step could take more than is left beside the pin.
+    monkeypatch.setattr("tokencake_sglang.engine.planner.DECODE_STEP_TOKENS", 600)
+    harness.step()
+    assert harness.decisions("unpin") == [("reviewer", "decode_headroom")]
+    harness.run(rid)
+
+
 def test_critical_requests_go_first_then_older_applications(harness):
     blocker = harness.submit(prompt(70, 1500), 40)
     harness.step(2)

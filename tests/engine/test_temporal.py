@@ -81,7 +81,7 @@ def test_a_hold_lapses_when_nobody_comes(harness):
     harness.at(harness.now_s + 30.0)
     harness.step(2)
     assert harness.decisions("unhold") == [("coder", "overdue")]
-    assert harness.cache.pin_count == 0
+    assert harness.planner.temporal.snapshot()["held"] == 0
 
 
 def test_an_overdue_call_is_expected_to_take_as_long_again(harness):

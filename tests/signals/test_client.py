@@ -145,9 +145,11 @@ def test_the_api_key_is_sent(locked_server):
 
 
 def test_a_server_without_tokencake_is_told_from_a_refusal(server):
-    with Client(server.http + "/elsewhere", strict=True) as client:
-        with pytest.raises(SignalError, match="is the server running with TokenCake"):
-            client.agent_finish("coder")
+    with (
+        Client(server.http + "/elsewhere", strict=True) as client,
+        pytest.raises(SignalError, match="is the server running with TokenCake"),
+    ):
+        client.agent_finish("coder")
 
 
 def test_many_threads_share_a_client(server, transport):
@@ -234,9 +236,11 @@ def test_a_tool_that_fails_finishes_its_call_and_keeps_its_error(server):
     server.know("coder")
 
     async def awaiting():
-        async with AsyncClient(server.zmq, strict=True) as client:
-            async with client.agent("coder").tool_call("test"):
-                raise KeyError("mine")
+        async with (
+            AsyncClient(server.zmq, strict=True) as client,
+            client.agent("coder").tool_call("test"),
+        ):
+            raise KeyError("mine")
 
     def waiting():
         with Client(server.zmq, strict=True) as client, client.agent("coder").tool_call("test"):
@@ -250,11 +254,14 @@ def test_a_tool_that_fails_finishes_its_call_and_keeps_its_error(server):
 
 def test_the_tools_own_error_is_seen_even_if_the_finish_is_lost(server):
     server.know("coder")
-    with Client(server.http, strict=True) as client, pytest.raises(KeyError, match="mine"):
-        with client.agent("coder").tool_call("test") as call_id:
-            client.call_finish("coder", call_id)
-            client._transport._format.target += "/elsewhere"
-            raise KeyError("mine")
+    with (
+        pytest.raises(KeyError, match="mine"),
+        Client(server.http, strict=True) as client,
+        client.agent("coder").tool_call("test") as call_id,
+    ):
+        client.call_finish("coder", call_id)
+        client._transport._format.target += "/elsewhere"
+        raise KeyError("mine")
 
 
 def test_a_lost_start_does_not_keep_the_tool_from_running(server):

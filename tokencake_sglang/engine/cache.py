@@ -7,6 +7,7 @@ device, a node whose host copy is missing or still on its way.
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from sglang.srt.mem_cache.base_prefix_cache import DecLockRefParams
 from sglang.srt.mem_cache.registry import (
     TreeCacheBuildContext,
     create_unified_radix_cache,
@@ -44,6 +45,7 @@ class TokencakeCache(UnifiedRadixCache):
         self.on_reset: Callable[[], None] | None = None
         self._upload: tuple[int, int] | None = None  # (anchor's id, first token loaded)
         self._pins: dict[object, int] = {}  # holder -> leaf id
+        self._host_pins: dict[object, tuple[int, DecLockRefParams]] = {}
         super().__init__(params)
 
     # -- seams into SGLang --------------------------------------------------------------------
@@ -51,6 +53,7 @@ class TokencakeCache(UnifiedRadixCache):
     def reset(self) -> None:
         self._upload = None
         self._pins.clear()
+        self._host_pins.clear()
         super().reset()
         if self.on_reset is not None:
             self.on_reset()
@@ -287,14 +290,36 @@ class TokencakeCache(UnifiedRadixCache):
     def pinned_tokens(self, holders: Iterable[object], also: int | None = None) -> int:
         """Device tokens that ``holders`` pin together, shared prefixes once; ``also`` a leaf."""
         leaves = [self._pins[holder] for holder in holders if holder in self._pins]
-        if also is not None:
-            leaves.append(also)
-        nodes = {node.id: len(node.key) for leaf in leaves for node in self.path(leaf)}
-        return sum(nodes.values())
+        return self._union_tokens(leaves, also)
 
     def is_pinned(self, holder: object) -> bool:
         return holder in self._pins
 
+    def host_pin(self, holder: object, leaf_id: int) -> bool:
+        """Keeps the path's host copy for ``holder``: host eviction is leaf first, so the leaf
+        protects everything above it. False when the leaf has no host copy."""
+        path = self.path(leaf_id)
+        if not path or not path[-1].backuped:
+            return False
+        self.host_unpin(holder)
+        self._host_pins[holder] = (leaf_id, self.inc_host_lock_ref(leaf_id).to_dec_params())
+        return True
+
+    def host_unpin(self, holder: object) -> None:
+        pin = self._host_pins.pop(holder, None)
+        if pin is not None:
+            self.dec_host_lock_ref(*pin)
+
+    def host_pinned_tokens(self, also: int | None = None) -> int:
+        """Host tokens that all holders keep together, shared prefixes once; ``also`` a leaf."""
+        return self._union_tokens([leaf_id for leaf_id, _ in self._host_pins.values()], also)
+
+    def _union_tokens(self, leaf_ids: list[int], also: int | None) -> int:
+        leaves = leaf_ids if also is None else [*leaf_ids, also]
+        nodes = {node.id: len(node.key) for leaf in leaves for node in self.path(leaf)}
+        return sum(nodes.values())
+
     @property
     def pin_count(self) -> int:
-        return len(self._pins)
+        """Pins on either tier."""
+        return len(self._pins) + len(self._host_pins)

@@ -6,14 +6,16 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import zmq
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from tokencake_sglang import __version__
 from tokencake_sglang.agents.events import AnyEvent
 from tokencake_sglang.agents.identity import AgentTag
-from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.config import ConfigError, TokencakeConfig
 from tokencake_sglang.engine.identity import with_tag
 from tokencake_sglang.engine.messages import TokencakeEvent, TokencakeStatusReq
 from tokencake_sglang.signals.front_door import FrontDoor
@@ -35,8 +37,45 @@ def _is_last(response: Any) -> bool:
     return meta is not None and meta.get("finish_reason") is not None
 
 
+def check_decision_log(config: TokencakeConfig) -> None:
+    """Tries the file that a scheduler opens only after the model was loaded.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if config.decision_log is None:
+        return
+    try:
+        Path(config.decision_log).open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--tokencake-decision-log: cannot write {config.decision_log!r}: {error.strerror}"
+        ) from None
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Binds and frees again the address that is bound for good once the event loop runs, where
+    a failure would be buried in tracebacks.
+
+    Raises:
+        ConfigError: it cannot be bound.
+    """
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                f"--tokencake-zmq-endpoint: cannot listen on {endpoint!r}: "
+                f"{zmq.strerror(error.errno or 0)}; accepted are tcp://HOST:PORT, ipc://PATH or off"
+            ) from None
+
+
 class MainProcess:
-    """What one TokenizerManager carries of the extension: the front door and its two doors."""
+    """What one TokenizerManager carries of the extension: the front door and its two doors.
+
+    Raises:
+        ConfigError: the ZeroMQ endpoint cannot be bound.
+    """
 
     def __init__(self, config: TokencakeConfig, tokenizer_manager: "TokenizerManager") -> None:
         self.config = config
@@ -45,6 +84,8 @@ class MainProcess:
         server_args = tokenizer_manager.server_args
         endpoint = config.zmq_endpoint or default_endpoint(server_args.port)
         self.zmq_endpoint = None if endpoint == "off" else endpoint
+        if self.zmq_endpoint is not None:
+            check_endpoint(self.zmq_endpoint)
         self._zmq_door = (
             ZmqDoor(self.front_door, self.zmq_endpoint, server_args.api_key)
             if self.zmq_endpoint

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 LOOK_AHEAD_REQUESTS = 16
 """How many queued requests count towards the memory that is short."""
 
+DECODE_STEP_TOKENS = 4
+"""Slots that a running request is sure to find at its next step."""
+
 GROWTH_TOKENS = 64
 """Decode growth counted for each running request."""
+
+
+HOST_HELD_MAX = 0.5
+"""Most of the host tier that released agents may keep from SGLang's eviction."""
 
 
 class Planner:
@@ -69,6 +76,7 @@ class Planner:
             self.residents,
             self.log,
             hold_budget_tokens=int(config.hold_max * pool_tokens),
+            host_budget_tokens=int(HOST_HELD_MAX * cache.cache_controller.mem_pool_host.size),
         )
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, pool_tokens)
         cache.on_turn_end = self._turn_ended
@@ -92,7 +100,7 @@ class Planner:
                 if self.config.temporal_on:
                     self.temporal.returned(agent, self.now_s)
             case Change.REQUEST_ENDED:
-                self.temporal.unhold(agent, self.now_s, "request_ended")
+                self.temporal.let_go(agent, self.now_s, "request_ended")
             case Change.CALL_STARTED if self.config.temporal_on and call is not None:
                 self.temporal.call_started(agent, call)
             case Change.CALL_FINISHED if self.config.temporal_on and call is not None:
@@ -150,7 +158,11 @@ class Planner:
 
     def step(self, waiting_queue: "list[Req]", running: "list[Req]") -> None:
         """Runs before admission, after SGLang has reaped finished transfers."""
-        if not self.config.temporal_on or not self.residents:
+        if not self.residents:
+            return
+        if running:
+            self._keep_decoding(len(running))
+        if not self.config.temporal_on:
             return
         self.temporal.step(self.now_s, self._shortage_tokens(waiting_queue, running))
 
@@ -163,7 +175,7 @@ class Planner:
         for req in batch.reqs:
             agent = self.agent_of(req)
             if agent is not None:
-                self.temporal.unhold(agent, self.now_s, "admitted")
+                self.temporal.let_go(agent, self.now_s, "admitted")
 
     def deferred(self, req: "Req") -> None:
         """Admission left the reserve to critical agents and kept ``req`` waiting."""
@@ -175,8 +187,23 @@ class Planner:
 
         Called every such step, so that the queue's head gets the whole pool in the end.
         """
-        if not self.temporal.drop_one_hold(self.now_s, "starvation"):
-            self.spatial.drop_one_pin(self.now_s, "starvation")
+        self._drop_one_pin("starvation")
+
+    def _keep_decoding(self, running: int) -> None:
+        """Drops pins while running requests could not grow: a pin must never cost a retraction.
+
+        Two steps' worth of slots, because under overlap scheduling the next step is under way.
+        """
+        needed = 2 * running * max(self.cache.page_size, DECODE_STEP_TOKENS)
+        allocator = self.cache.token_to_kv_pool_allocator
+        while allocator.available_size() + self.cache.full_evictable_size() < needed:
+            if not self._drop_one_pin("decode_headroom"):
+                return
+
+    def _drop_one_pin(self, reason: str) -> bool:
+        return self.temporal.drop_one_hold(self.now_s, reason) or self.spatial.drop_one_pin(
+            self.now_s, reason
+        )
 
     def _shortage_tokens(self, waiting_queue: "list[Req]", running: "list[Req]") -> int:
         """How many more slots the next admissions and decode steps need than are free."""

@@ -27,6 +27,7 @@ class TemporalExecutor:
         residents: dict[AgentKey, Resident],
         log: DecisionLog,
         hold_budget_tokens: int,
+        host_budget_tokens: int,
     ) -> None:
         self.config = config
         self.cache = cache
@@ -34,6 +35,7 @@ class TemporalExecutor:
         self.residents = residents
         self.log = log
         self.hold_budget_tokens = hold_budget_tokens
+        self.host_budget_tokens = host_budget_tokens
         self.durations = DurationModel(config.default_call_s)
         self._expected_end_s: dict[tuple[AgentKey, str], float] = {}
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
@@ -72,7 +74,7 @@ class TemporalExecutor:
         if agent.calls:
             self._expect(resident)
         else:
-            self._unhold(resident, now_s, "call_lapsed")
+            self._let_go(resident, now_s, "call_lapsed")
             self._end_gap(resident)
 
     def returned(self, agent: Agent, now_s: float) -> None:
@@ -101,11 +103,11 @@ class TemporalExecutor:
         )
         self._end_gap(resident)
 
-    def unhold(self, agent: Agent, now_s: float, reason: str) -> None:
-        """The agent's request runs and holds its own lock, or has ended: the hold is over."""
+    def let_go(self, agent: Agent, now_s: float, reason: str) -> None:
+        """The agent's request runs and holds its own locks, or has ended: ours are over."""
         resident = self.residents.get(agent.key)
         if resident is not None:
-            self._unhold(resident, now_s, reason)
+            self._let_go(resident, now_s, reason)
 
     def finished(self, agent: Agent, now_s: float) -> None:
         """The agent will not come back: forget its gap, and give its KV up first of all."""
@@ -115,7 +117,7 @@ class TemporalExecutor:
         if resident is None:
             return
         self._end_gap(resident)
-        self._unhold(resident, now_s, "agent_finished")
+        self._let_go(resident, now_s, "agent_finished")
         resident.return_s = math.inf
         self._dead[agent.key] = resident
 
@@ -283,6 +285,8 @@ class TemporalExecutor:
             shortage_tokens -= freed
             resident.gap_release_tokens += freed
             resident.residence = Residence.HOST
+            if decision.key in self._waiting:
+                self._keep_on_host(resident)
             self.log.record(
                 now_s,
                 decision.key,
@@ -296,10 +300,19 @@ class TemporalExecutor:
             if shortage_tokens <= 0:
                 break
 
+    def _keep_on_host(self, resident: Resident) -> None:
+        """The host copy is the only one now; SGLang's LRU would drop the longest stall first."""
+        if self.cache.host_pinned_tokens(also=resident.leaf_id) <= self.host_budget_tokens:
+            self.cache.host_pin(resident.hold_holder, resident.leaf_id)
+
     def _unhold(self, resident: Resident, now_s: float, reason: str) -> None:
         if self.cache.is_pinned(resident.hold_holder):
             self.cache.unpin(resident.hold_holder)
             self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
+
+    def _let_go(self, resident: Resident, now_s: float, reason: str) -> None:
+        self._unhold(resident, now_s, reason)
+        self.cache.host_unpin(resident.hold_holder)
 
     def _end_gap(self, resident: Resident) -> None:
         self._waiting.pop(resident.agent.key, None)
@@ -315,4 +328,6 @@ class TemporalExecutor:
             "uploading": sum(r.residence is Residence.UPLOADING for r in held),
             "held": sum(self.cache.is_pinned(r.hold_holder) for r in self.residents.values()),
             "hold_budget_tokens": self.hold_budget_tokens,
+            "host_held_tokens": self.cache.host_pinned_tokens(),
+            "host_budget_tokens": self.host_budget_tokens,
         }

@@ -64,8 +64,9 @@ class ZmqDoor:
             socket.close()
             self._context.term()
             self._context = None
+            reason = zmq.strerror(error.errno or 0)
             raise ConfigError(
-                f"{OPTION}: cannot listen on {self.endpoint!r}: {zmq.strerror(error.errno)}; "
+                f"{OPTION}: cannot listen on {self.endpoint!r}: {reason}; "
                 "accepted are tcp://HOST:PORT, ipc://PATH or off"
             ) from None
         self._task = asyncio.create_task(self._serve(socket), name="tokencake zmq door")

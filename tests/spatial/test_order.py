@@ -1,0 +1,44 @@
+"""The order of admission."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencake_sglang.spatial.order import Queued, admission_order
+
+queues = st.lists(
+    st.none() | st.builds(Queued, critical=st.booleans(), application_order=st.integers(0, 5)),
+    max_size=30,
+)
+
+
+def test_critical_agents_go_first():
+    assert admission_order([Queued(False, 0), Queued(True, 9)]) == [1, 0]
+
+
+def test_older_applications_go_before_younger_ones():
+    assert admission_order([Queued(False, 3), Queued(False, 1)]) == [1, 0]
+
+
+def test_untagged_requests_keep_their_places():
+    assert admission_order([None, Queued(False, 3), None, Queued(False, 1)]) == [0, 3, 2, 1]
+
+
+@given(queues)
+def test_it_is_a_permutation_that_leaves_untagged_requests_where_they_are(queue):
+    order = admission_order(queue)
+    assert sorted(order) == list(range(len(queue)))
+    assert all(order[i] == i for i, request in enumerate(queue) if request is None)
+
+
+@given(queues)
+def test_within_an_application_sglangs_order_stays(queue):
+    order = admission_order(queue)
+    for kind in {request for request in queue if request is not None}:
+        places = [place for place in order if queue[place] == kind]
+        assert places == sorted(places)
+
+
+@given(queues)
+def test_ordering_twice_changes_nothing(queue):
+    once = [queue[place] for place in admission_order(queue)]
+    assert admission_order(once) == list(range(len(queue)))
