@@ -8,6 +8,7 @@ model of real size. Weights are seeded noise. Ends with status 1 on a FAIL, and 
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -46,15 +47,18 @@ DEMO_FLAGS = (
 )
 """The demo's own settings in bf16, eight times as large."""
 
+DEMO_VOCABULARY = 49152
+"""Of the demo's tokenizer."""
+
 MODELS: dict[str, dict[str, Any]] = {
-    # The shapes of Llama 3.1 8B and Llama 3.2 1B, with the vocabulary of the demo's tokenizer.
+    # The shapes of Llama 3.1 8B and Llama 3.2 1B, but for the vocabulary.
     "8b": {
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
-        "vocab_size": 49152,
+        "vocab_size": DEMO_VOCABULARY,
         "torch_dtype": "bfloat16",
     },
     "1b": {
@@ -63,7 +67,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 16,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
-        "vocab_size": 49152,
+        "vocab_size": DEMO_VOCABULARY,
         "torch_dtype": "bfloat16",
     },
 }
@@ -129,13 +133,14 @@ def _finished(command: Sequence[str], result: Path, statuses: tuple[int, ...] = 
 def check_race(setup: Setup) -> Iterator[Row]:
     """Tokens while a load is in flight; and whether the check would have seen wrong ones."""
     outcome = measure("race", setup)
+    name = f"race, {setup.io_backend}"
     overlapped = 0
     for kind in outcome["kinds"]:
         guarded = kind["guarded"]
         overlapped += guarded["overlapped"]
         where = f"{kind['arrival']} of {kind['piece_tokens']}"
         yield Row(
-            f"race, {where}" + (", slow link" if kind["slow_link"] else ""),
+            f"{name}, {where}" + (", slow link" if kind["slow_link"] else ""),
             _passes(guarded),
             f"{guarded['wrong_outputs']} of {guarded['trips']} outputs wrong, "
             f"{guarded['overlapped']} waited for the load",
@@ -143,7 +148,7 @@ def check_race(setup: Setup) -> Iterator[Row]:
         )
     unguarded = [kind["unguarded"] for kind in outcome["kinds"]]
     yield Row(
-        "race, guard switched off",
+        f"{name}, guard switched off",
         Verdict.FIGURE,
         f"{sum(case['wrong_outputs'] for case in unguarded)} of "
         f"{sum(case['trips'] for case in unguarded)} outputs wrong, "
@@ -153,7 +158,7 @@ def check_race(setup: Setup) -> Iterator[Row]:
     if setup.device == "cuda":
         # A race that never happened proves nothing.
         yield Row(
-            "race, loads were in flight",
+            f"{name}, loads were in flight",
             Verdict.PASS if overlapped else Verdict.FAIL,
             f"{overlapped} prefills met a load in flight",
         )
@@ -241,7 +246,7 @@ def check_demo(model: dict[str, Any], arguments: Sequence[str]) -> Iterator[Row]
             Path(directory) / "demo.json",
         )
     verdict = outcome.get("verdict") or ["finished"]
-    yield Row("demo", Verdict.FIGURE, " ".join(verdict), outcome)
+    yield Row("demo", Verdict.FIGURE, "; ".join(verdict), outcome)
 
 
 def run_demo(arguments: Sequence[str], output: Path) -> dict[str, Any]:
@@ -259,42 +264,41 @@ def run_demo(arguments: Sequence[str], output: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run. ``base`` is copied the way of ``ways[0]`` wherever no way is being compared."""
+    """How checks are run; ``ways[0]`` is how KV is copied wherever no ways are compared."""
 
     base: Setup
     ways: tuple[tuple[str, str], ...]
     page_sizes: tuple[int, ...]
     model: dict[str, Any]
     demo_arguments: tuple[str, ...]
-    only: tuple[str, ...]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, check: str) -> Iterator[Row]:
+        """Runs one of CHECKS."""
         backend, layout = self.ways[0]
         default = replace(self.base, io_backend=backend, layout=layout)
-        if "race" in self.only:
-            for way in self.ways[:: max(1, len(self.ways) - 1)]:
-                raced = replace(default, io_backend=way[0], layout=way[1])
-                yield from _rows(f"race, {way[0]}/{way[1]}", check_race, raced)
-        if "round-trips" in self.only:
-            for (backend, layout), page_size in (
-                (way, page_size) for way in self.ways for page_size in self.page_sizes
-            ):
-                setup = replace(
-                    self.base,
-                    io_backend=backend,
-                    layout=layout,
-                    page_size=page_size,
-                    repetitions=max(1, self.base.repetitions // 4),
-                )
-                yield from _rows(_round_trip_name(setup), check_round_trips, setup)
-        if "link" in self.only:
-            for way in dict.fromkeys((self.ways[0], self.ways[-1])):
-                linked = replace(self.base, io_backend=way[0], layout=way[1], repetitions=5)
-                yield from _rows("link", check_link, linked)
-        if "speed" in self.only:
-            yield from _rows("model speed", check_model_speed, default)
-        if "demo" in self.only:
-            yield from _rows("demo", check_demo, self.model, self.demo_arguments)
+        match check:
+            case "race":
+                for way in self._first_and_last_way():
+                    raced = replace(default, io_backend=way[0], layout=way[1])
+                    yield from _rows(f"race, {way[0]}/{way[1]}", check_race, raced)
+            case "round-trips":
+                fewer = max(1, self.base.repetitions // 4)
+                for way, page_size in itertools.product(self.ways, self.page_sizes):
+                    copied = replace(default, io_backend=way[0], layout=way[1])
+                    paged = replace(copied, page_size=page_size, repetitions=fewer)
+                    yield from _rows(_round_trip_name(paged), check_round_trips, paged)
+            case "link":
+                for way in self._first_and_last_way():
+                    linked = replace(default, io_backend=way[0], layout=way[1], repetitions=5)
+                    yield from _rows(f"link, {way[0]}/{way[1]}", check_link, linked)
+            case "speed":
+                yield from _rows("model speed", check_model_speed, default)
+            case "demo":
+                yield from _rows("demo", check_demo, self.model, self.demo_arguments)
+
+    def _first_and_last_way(self) -> list[tuple[str, str]]:
+        """One of each backend."""
+        return list(dict.fromkeys((self.ways[0], self.ways[-1])))
 
 
 CHECKS = ("race", "round-trips", "link", "speed", "demo")
@@ -339,7 +343,6 @@ def _driver() -> str | None:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    only = tuple(args.only)
     demo_arguments = tuple(shlex.split(args.demo_arguments))
     if args.device == "cpu":
         base = Setup(
@@ -356,7 +359,9 @@ def _plan(args: argparse.Namespace) -> Plan:
             decodes=((1, 64), (3, 64)),
             copy_bytes=16 << 20,
         )
-        return Plan(base, (WAYS_TO_COPY[-1],), (16,), {}, demo_arguments, only)
+        return Plan(
+            base, (WAYS_TO_COPY[-1],), (16,), {"vocab_size": DEMO_VOCABULARY}, demo_arguments
+        )
     import torch
 
     free_bytes, _ = torch.cuda.mem_get_info()
@@ -373,21 +378,28 @@ def _plan(args: argparse.Namespace) -> Plan:
     )
     demo_flags = f"{DEMO_FLAGS} {args.server_flags}"
     demo_arguments = ("--server-flags", demo_flags, *DEMO_ARGUMENTS, *demo_arguments)
-    return Plan(base, WAYS_TO_COPY, PAGE_SIZES, model, demo_arguments, only)
+    return Plan(base, WAYS_TO_COPY, PAGE_SIZES, model, demo_arguments)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=CHECKS, default=CHECKS, help="some checks")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=CHECKS,
+        default=CHECKS,
+        help="some checks; the file keeps the others'",
+    )
     parser.add_argument("--model", choices=["8b", "1b"], help="model size (default: by memory)")
     parser.add_argument("--kv-tokens", type=int, help="size of the KV pool (default: by memory)")
-    parser.add_argument("--repetitions", type=int, default=20, help="of every kind of race")
-    parser.add_argument("--server-flags", default=SERVER_FLAGS, help="SGLang's flags on CUDA")
+    parser.add_argument("--repetitions", type=int, default=20, help="of every kind of race (20)")
+    parser.add_argument("--server-flags", default=SERVER_FLAGS, help=f"default: {SERVER_FLAGS}")
     parser.add_argument("--demo-arguments", default="", help="further arguments of the demo")
-    parser.add_argument("--output", type=Path, help=f"result file (default: {RESULTS.name}/*.json)")
+    parser.add_argument(
+        "--output", type=Path, help="default: benchmarks/results/gpu/<machine>.json"
+    )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=argparse.SUPPRESS)
     args = parser.parse_args()
 
@@ -401,29 +413,30 @@ def main() -> int:
     output = args.output or RESULTS / f"{slug}.json"
     plan = _plan(args)
     print(", ".join(f"{name} {value}" for name, value in described.items() if value))
-    rows: list[Row] = []
-    started = time.monotonic()
-    for row in plan.rows():
-        rows.append(row)
-        print(f"{row.verdict:<8} {row.check:<52} {row.says}", flush=True)
-        # After every row: what a run that is cut short has found is kept.
-        _write(output, described, plan, rows, time.monotonic() - started)
-    failed = sum(row.verdict is Verdict.FAIL for row in rows)
-    print(f"{len(rows)} lines, {failed} failed; written to {os.path.relpath(output)}")
+    lines = failed = 0
+    checks = _earlier(output, described)
+    for check in args.only:
+        checks[check] = {"setup": asdict(plan.base), "seconds": 0, "rows": []}
+        started = time.monotonic()
+        for row in plan.rows(check):
+            lines, failed = lines + 1, failed + (row.verdict is Verdict.FAIL)
+            print(f"{row.verdict:<8} {row.check:<52} {row.says}", flush=True)
+            checks[check]["rows"].append(asdict(row))
+            checks[check]["seconds"] = round(time.monotonic() - started)
+            # After every row: what a run that is cut short has found is kept.
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps({"machine": described, "checks": checks}, indent=2) + "\n")
+    print(f"{lines} lines, {failed} failed; written to {os.path.relpath(output)}")
     return 1 if failed else 0
 
 
-def _write(
-    output: Path, described: dict[str, Any], plan: Plan, rows: list[Row], seconds: float
-) -> None:
-    result = {
-        "machine": described,
-        "setup": asdict(plan.base),
-        "seconds": round(seconds),
-        "rows": [asdict(row) for row in rows],
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+def _earlier(output: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """The checks that an earlier run on the same machine and software left in the file."""
+    try:
+        result = json.loads(output.read_text())
+    except FileNotFoundError:
+        return {}
+    return result["checks"] if result.get("machine") == described else {}
 
 
 if __name__ == "__main__":

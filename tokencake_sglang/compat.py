@@ -82,6 +82,7 @@ UNSERVED_MODES: tuple[Mode, ...] = (
     Mode(lambda cfg: cfg.disaggregation_mode != "null", "--disaggregation-mode"),
     Mode(lambda cfg: cfg.tokenizer_worker_num > 1, "--tokenizer-worker-num above 1"),
     Mode(lambda cfg: cfg.detokenizer_worker_num > 1, "--detokenizer-worker-num above 1"),
+    Mode(lambda cfg: cfg.pp_size > 1, "--pipeline-parallel-size above 1"),
     Mode(lambda cfg: cfg.use_ray, "--use-ray"),
     Mode(lambda _cfg: _rust_server_chosen(), "SGLANG_RUST_SERVER"),
     Mode(lambda cfg: cfg.smg_grpc_mode or cfg.grpc_mode, "--grpc-mode"),

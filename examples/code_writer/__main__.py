@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{scenario.applications} applications, {scenario.turns} turns; "
         f"servers: {shlex.join(flags)}; their logs: {logs}"
     )
-    variants = {**STOCK, **EXTENSION}
+    extension = {name: f"{own} {options.extension_flags}" for name, own in EXTENSION.items()}
+    variants = {**STOCK, **extension}
     runs = []
     with Progress(
         TextColumn("{task.description:34}"),
@@ -124,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-format", help="'dummy' for a model's configuration without weights")
     parser.add_argument(
         "--server-flags", default=SERVER_FLAGS, help=f"of every server; default: {SERVER_FLAGS}"
+    )
+    parser.add_argument(
+        "--extension-flags", default="", help="added for the extension only, as --tokencake-..."
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="everything as JSON")
     return parser
@@ -212,4 +217,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as well
     sys.exit(main())

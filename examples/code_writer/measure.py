@@ -106,9 +106,10 @@ class MeasuringEndpoint(TokencakeEndpoint):
         ttft_s = 0.0
         pieces = []
         meta_info: dict[str, Any] = {}
-        for piece, meta_info in self.generate_stream(s, sampling_params):
+        for piece, latest in self.generate_stream(s, sampling_params):
             ttft_s = ttft_s or time.monotonic() - started_s
             pieces.append(piece)
+            meta_info = latest
         self._record(s, prompt, meta_info, started_s, ttft_s)
         return "".join(pieces), meta_info
 

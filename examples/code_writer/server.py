@@ -1,6 +1,7 @@
 """An SGLang server as a child process: started, waited for, stopped, its log kept."""
 
 import os
+import random
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ import psutil
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
+PORTS = range(32100, 32200)
 
 
 class Server:
@@ -101,10 +103,19 @@ class Server:
             try:
                 # Answers only after the scheduler has generated something.
                 with urllib.request.urlopen(f"{self.url}/health_generate", timeout=5.0):
+                    self._check_port()
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.25)
         raise TimeoutError(f"no healthy server after {START_TIMEOUT_S:.0f} s: {self.tail()}")
+
+    def _check_port(self) -> None:
+        """Raises RuntimeError when it is somebody else's server that answers on the port."""
+        assert self._process is not None
+        own = psutil.Process(self._process.pid).net_connections("tcp")
+        ports = {c.laddr.port for c in own if c.status == psutil.CONN_LISTEN}
+        if self.port not in ports:
+            raise RuntimeError(f"port {self.port} was taken while the server started; run again")
 
     def tail(self, lines: int = 25) -> str:
         """The end of the log, for error messages."""
@@ -114,10 +125,10 @@ class Server:
 
 def _free_port() -> int:
     """A port that is free, and so is the one 1000 above it, TokenCake's own for signals."""
-    for port in range(32100, 32200):
+    for port in random.sample(PORTS, len(PORTS)):  # others may be looking for one as well
         if all(_is_free(candidate) for candidate in (port, port + 1000)):
             return port
-    raise OSError("no free port from 32100 to 32199")
+    raise OSError(f"no free port from {PORTS[0]} to {PORTS[-1]}")
 
 
 def _is_free(port: int) -> bool:

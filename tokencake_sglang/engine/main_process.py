@@ -154,11 +154,10 @@ class MainProcess:
         for number, tag in zip(requests, tags, strict=True):
             if tag is not None:
                 self.front_door.request_begin(tag, number)
-        # A caller that has its one answer may never close this generator: look for the end.
-        answers_once = len(tags) == 1 and not isinstance(obj.sampling_params, list)
         try:
             async for response in generate_request(self.tokenizer_manager, obj, request):
-                if answers_once and _is_last(response):
+                # A caller that has its one answer may never close this generator.
+                if requests and obj.is_single and _is_last(response):
                     self._end(requests)
                 yield response
         finally:

@@ -7,6 +7,16 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
 
 
+def pin_holder(key: AgentKey) -> tuple[str, AgentKey]:
+    """Who holds an agent's pin in its partition."""
+    return ("pin", key)
+
+
+def hold_holder(key: AgentKey) -> tuple[str, AgentKey]:
+    """Who holds an agent's upload, or its host copy, until its request comes."""
+    return ("hold", key)
+
+
 class Residence(StrEnum):
     """Where the exclusive part of an agent's path is, as far as the planner moved it.
 
@@ -44,13 +54,11 @@ class Resident:
 
     @property
     def pin_holder(self) -> tuple[str, AgentKey]:
-        """Who holds the agent's pin in its partition."""
-        return ("pin", self.agent.key)
+        return pin_holder(self.agent.key)
 
     @property
     def hold_holder(self) -> tuple[str, AgentKey]:
-        """Who holds an upload until its request comes."""
-        return ("hold", self.agent.key)
+        return hold_holder(self.agent.key)
 
     def end_gap(self) -> None:
         """Forgets the gap: its request came, or nobody expects one any more."""

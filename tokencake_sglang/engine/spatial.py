@@ -6,7 +6,7 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.engine.residents import Resident, pin_holder
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.spatial.order import Queued, admission_order
 from tokencake_sglang.spatial.partition import Partitions
@@ -35,7 +35,7 @@ class SpatialExecutor:
         self.critical_types = frozenset(config.critical_types)
         self.critical_waiting = 0
         """Critical requests in the queue at the last ``order``, which precedes each admission."""
-        self._pinned: dict[object, Resident] = {}  # by pin holder, oldest pin first
+        self._pinned: dict[tuple[str, AgentKey], Resident] = {}  # by pin holder, oldest pin first
         self._critical_alive: set[AgentKey] = set()
 
     def is_critical(self, agent: Agent) -> bool:
@@ -108,7 +108,9 @@ class SpatialExecutor:
         for req in running:
             agent = self.agent_of(req)
             if agent is not None and self.is_critical(agent):
-                held += len(req.origin_input_ids) + len(req.output_ids)
+                pinned = self._pinned.get(pin_holder(agent.key))
+                tokens = len(req.origin_input_ids) + len(req.output_ids)
+                held += max(0, tokens - (pinned.tokens if pinned is not None else 0))
         return self.partitions.withheld_tokens(held, critical_alive=True)
 
     def order(self, waiting_queue: "list[Req]") -> None:

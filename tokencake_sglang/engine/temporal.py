@@ -37,7 +37,7 @@ class TemporalExecutor:
         self.hold_budget_tokens = hold_budget_tokens
         self.host_budget_tokens = host_budget_tokens
         self.durations = DurationModel(config.default_call_s)
-        self._expected_end_s: dict[tuple[AgentKey, str], float] = {}
+        self._expected_end_s: dict[AgentKey, dict[str, float]] = {}  # by open call
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
         self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
 
@@ -45,7 +45,8 @@ class TemporalExecutor:
 
     def call_started(self, agent: Agent, call: Call) -> None:
         prediction = self.durations.predict(call.tool, call.predicted_s)
-        self._expected_end_s[agent.key, call.call_id] = call.started_s + prediction.duration_s
+        ends = self._expected_end_s.setdefault(agent.key, {})
+        ends[call.call_id] = call.started_s + prediction.duration_s
         resident = self.residents.get(agent.key)
         if resident is None:
             return
@@ -54,7 +55,7 @@ class TemporalExecutor:
         self._insure(resident, call.started_s)
 
     def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
-        self._expected_end_s.pop((agent.key, call.call_id), None)
+        self._call_over(agent, call)
         self.durations.observe(call.tool, now_s - call.started_s)
         resident = self.residents.get(agent.key)
         if resident is None:
@@ -67,7 +68,7 @@ class TemporalExecutor:
 
     def call_lapsed(self, agent: Agent, call: Call, now_s: float) -> None:
         """Nobody ever said that the call ended: expect nothing of the agent any more."""
-        self._expected_end_s.pop((agent.key, call.call_id), None)
+        self._call_over(agent, call)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
@@ -104,15 +105,17 @@ class TemporalExecutor:
         self._end_gap(resident)
 
     def let_go(self, agent: Agent, now_s: float, reason: str) -> None:
-        """The agent's request runs and holds its own locks, or has ended: ours are over."""
+        """The agent's request runs and holds its own locks, or has ended: ours are over.
+
+        Not those of a gap that began meanwhile: a call may be announced while its turn still ends.
+        """
         resident = self.residents.get(agent.key)
-        if resident is not None:
+        if resident is not None and agent.key not in self._waiting:
             self._let_go(resident, now_s, reason)
 
     def finished(self, agent: Agent, now_s: float) -> None:
         """The agent will not come back: forget its gap, and give its KV up first of all."""
-        for key_and_call in [entry for entry in self._expected_end_s if entry[0] == agent.key]:
-            del self._expected_end_s[key_and_call]
+        self._expected_end_s.pop(agent.key, None)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
@@ -176,9 +179,15 @@ class TemporalExecutor:
 
     def _expect(self, resident: Resident) -> None:
         """The agent returns when the last of its open calls ends."""
-        agent = resident.agent
-        resident.return_s = max(self._expected_end_s[agent.key, call] for call in agent.calls)
-        self._waiting[agent.key] = resident
+        key = resident.agent.key
+        resident.return_s = max(self._expected_end_s[key].values())
+        self._waiting[key] = resident
+
+    def _call_over(self, agent: Agent, call: Call) -> None:
+        ends = self._expected_end_s.get(agent.key, {})
+        ends.pop(call.call_id, None)
+        if not ends:
+            self._expected_end_s.pop(agent.key, None)
 
     def _advance(self, resident: Resident, now_s: float) -> None:
         """Follows an upload to its end, and a return that does not come."""
@@ -197,11 +206,11 @@ class TemporalExecutor:
 
         Tool times are heavy-tailed: for a power law the expected rest grows with the time elapsed.
         """
-        key = resident.agent.key
+        ends = self._expected_end_s[resident.agent.key]
         for call in resident.agent.calls.values():
-            if self._expected_end_s[key, call.call_id] <= now_s:
+            if ends[call.call_id] <= now_s:
                 elapsed_s = max(now_s - call.started_s, self.config.default_call_s)
-                self._expected_end_s[key, call.call_id] = now_s + elapsed_s
+                ends[call.call_id] = now_s + elapsed_s
         self._expect(resident)
 
     def _finish_piece(self, resident: Resident, now_s: float) -> None:

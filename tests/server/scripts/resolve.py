@@ -4,6 +4,8 @@ Argument: a JSON list of ``{"argv": [...], "environment": {...}}``. All in one p
 importing SGLang takes longer than everything else; every record is a new one.
 """
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -15,13 +17,15 @@ from sglang.srt.server_args import prepare_server_args
 def outcome(argv: list[str], environment: dict[str, str]) -> str:
     """The line with which the launcher would end; "started" where it would go on."""
     os.environ.update(environment)
+    errors = io.StringIO()
     try:
-        server_args = prepare_server_args([*argv, "--enable-tokencake", "--log-level", "error"])
-        server_args.resolve_once()
-        server_args.check_server_args()
-    except SystemExit as refusal:
-        return str(refusal)
-    except Exception as error:
+        with contextlib.redirect_stderr(errors):
+            server_args = prepare_server_args([*argv, "--log-level", "error"])
+            server_args.resolve_once()
+            server_args.check_server_args()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, str) else errors.getvalue().splitlines()[-1]
+    except Exception as error:  # noqa: BLE001 - SGLang's own refusals are of many kinds
         return f"{type(error).__name__}: {error}"
     finally:
         for name in environment:

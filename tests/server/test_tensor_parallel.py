@@ -1,0 +1,107 @@
+"""Two ranks decide alike: a whole cycle with SGLang's own consensus check switched on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.models import tiny_llama
+from tests.server.decisions import DecisionFile
+from tests.server.exchange import (
+    POOL_TOKENS,
+    TURN_TOKENS,
+    eventually,
+    generate,
+    press,
+    random_ids,
+)
+from tests.server.processes import MODEL_FLAGS, Server
+from tokencake_sglang.signals.client import Client
+
+pytestmark = pytest.mark.slow
+
+HIDDEN, INTERMEDIATE, KV, VOCABULARY, LAYERS = 64, 128, 32, 1024, 2
+
+
+def seeded_llama(directory: Path) -> Path:
+    """The tiny Llama with weights on disk, the same for every rank: a wrong byte of KV shows.
+
+    Sharp attention that outweighs the token itself makes every part of the context matter.
+    """
+    generator = torch.Generator().manual_seed(7)
+
+    def weight(rows: int, columns: int, scale: float) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) * scale
+
+    weights = {
+        "model.embed_tokens.weight": weight(VOCABULARY, HIDDEN, 0.1),
+        "lm_head.weight": weight(VOCABULARY, HIDDEN, 0.3),
+        "model.norm.weight": torch.ones(HIDDEN),
+    }
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}"
+        weights |= {
+            f"{prefix}.self_attn.q_proj.weight": weight(HIDDEN, HIDDEN, 1.0),
+            f"{prefix}.self_attn.k_proj.weight": weight(KV, HIDDEN, 1.0),
+            f"{prefix}.self_attn.v_proj.weight": weight(KV, HIDDEN, 1.0),
+            f"{prefix}.self_attn.o_proj.weight": weight(HIDDEN, HIDDEN, 1.0),
+            f"{prefix}.mlp.gate_proj.weight": weight(INTERMEDIATE, HIDDEN, 0.3),
+            f"{prefix}.mlp.up_proj.weight": weight(INTERMEDIATE, HIDDEN, 0.3),
+            f"{prefix}.mlp.down_proj.weight": weight(HIDDEN, INTERMEDIATE, 0.3),
+            f"{prefix}.input_layernorm.weight": torch.ones(HIDDEN),
+            f"{prefix}.post_attention_layernorm.weight": torch.ones(HIDDEN),
+        }
+    tiny_llama(directory, tie_word_embeddings=False)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ranks")
+    flags = (
+        *(*MODEL_FLAGS, "--skip-tokenizer-init", "--skip-server-warmup", "--tp-size", "2"),
+        *("--max-total-tokens", str(POOL_TOKENS), "--enable-tokencake"),
+        *("--tokencake-hold-timeout-s", "60", "--tokencake-upload-lead-s", "1"),
+        *("--tokencake-upload-piece-tokens", "200"),
+        *("--tokencake-decision-log", str(directory / "decisions.jsonl")),
+    )
+    variables = {
+        "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
+        "SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1",
+    }
+    model = seeded_llama(directory / "model")
+    with Server(directory / "server.log", model, flags, variables=variables) as server:
+        yield server, DecisionFile(directory / "decisions.jsonl")
+
+
+def test_ranks_agree_through_release_and_upload_and_answer_as_from_scratch(ranks):
+    server, decisions = ranks
+    prompts = [random_ids(seed, TURN_TOKENS) for seed in (1, 2)]
+    results = [random_ids(seed, 40) for seed in (3, 4)]
+    answers = []
+    with Client(server.url, strict=True) as client:
+        agents = [client.agent(name, application="ranks") for name in ("one", "two")]
+        for agent, prompt, result in zip(agents, prompts, results, strict=True):
+            first = generate(server.http, prompt, 8, agent.tag)["output_ids"]
+            continued = prompt + first + result
+            with agent.tool_call("pytest", predicted_s=8):
+                press(server.http, seed=100)
+                key = ("ranks", agent.name)
+                eventually(lambda key=key: decisions.of(*key, "hold"), "the upload is held")
+            second = generate(server.http, continued, 24, agent.tag)
+            assert second["meta_info"]["cached_tokens"] >= TURN_TOKENS
+            answers.append((continued, second["output_ids"]))
+            assert decisions.of(*key, "release")
+            assert len(decisions.of(*key, "upload")) >= TURN_TOKENS // 200
+            assert [line["reason"] for line in decisions.of(*key, "return")] == ["uploaded_in_time"]
+
+    assert server.http.post("/flush_cache").status_code == 200
+    for prompt, answer in answers:
+        fresh = generate(server.http, prompt, 24)
+        assert fresh["meta_info"]["cached_tokens"] == 0
+        assert fresh["output_ids"] == answer
+    assert len({tuple(answer) for _, answer in answers}) == 2
+    assert "onsensus check failed" not in server.log
+    assert "Traceback" not in server.log

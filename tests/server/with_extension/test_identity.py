@@ -1,0 +1,116 @@
+"""Who sends a request reaches the ranks by every route, and what is no tag is refused or ignored."""
+
+import itertools
+
+import httpx
+import pytest
+
+from tests.server.with_extension.routes import ROUTE_IDS, ROUTES
+
+pytestmark = pytest.mark.slow
+
+ROUTES_AND_CARRIERS = [
+    *((route, "headers") for route in ROUTES),
+    *((route, "custom_params") for route in ROUTES if route.takes_custom_params),
+]
+names = (f"agent-{number}" for number in itertools.count())
+
+
+def post(extension, path, body, headers=None, expected=200):
+    response = extension.http.post(path, json=body, headers=headers)
+    assert response.status_code == expected, response.text
+    return response
+
+
+@pytest.mark.parametrize(
+    ("route", "carrier"),
+    ROUTES_AND_CARRIERS,
+    ids=[f"{carrier} {route.path}" for route, carrier in ROUTES_AND_CARRIERS],
+)
+def test_the_agent_of_every_turn_reaches_the_ranks_streaming_or_not(extension, route, carrier):
+    agent, application = next(names), "identity"
+    tag = {"agent": agent, "application": application}
+    headers = {f"x-tokencake-{field}": value for field, value in tag.items()}
+    body = route.body
+    if carrier == "custom_params":
+        headers, body = {}, route.with_custom_params({"tokencake": tag})
+    for stream in (False, True, False):
+        post(extension, route.path, {**body, "stream": stream}, headers)
+    # A return needs a turn before it that the rank knew by the same name.
+    assert len(extension.decisions.of(application, agent, "return")) == 2
+
+
+def test_a_session_is_an_agent_where_nothing_else_is_said(extension):
+    session = next(names)
+    for _ in range(2):
+        post(extension, "/generate", {**ROUTES[0].body, "session_id": session})
+    assert len(extension.decisions.of(session, session, "return")) == 1
+
+
+def test_each_request_of_a_batch_has_its_own_agent(extension):
+    agents = [next(names), None, next(names)]
+    params = [
+        {
+            "max_new_tokens": 2,
+            **({"custom_params": {"tokencake": {"agent": agent}}} if agent else {}),
+        }
+        for agent in agents
+    ]
+    for _ in range(2):
+        body = {"text": ["One", "Two", "Three"], "sampling_params": params}
+        assert len(post(extension, "/generate", body).json()) == 3
+    for agent in (agents[0], agents[2]):
+        assert len(extension.decisions.of(agent, agent, "return")) == 1
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions"])
+def test_several_answers_to_one_request_are_one_turn(extension, path):
+    agent = next(names)
+    route = next(route for route in ROUTES if route.path == path)
+    body = route.with_custom_params({"tokencake": {"agent": agent}})
+    if path == "/generate":
+        body["sampling_params"]["n"] = 2
+    else:
+        body["n"] = 2
+    for stream in (False, True):
+        post(extension, path, {**body, "stream": stream})
+    assert len(extension.decisions.of(agent, agent, "return")) == 1
+
+
+def test_untagged_requests_are_not_noticed(extension):
+    before = extension.status()
+    for route in ROUTES:
+        for stream in (False, True):
+            post(extension, route.path, {**route.body, "stream": stream})
+    after = extension.status()
+    assert after["front_door"]["sequence"] == before["front_door"]["sequence"]
+    assert after["ranks"][0]["decisions"] == before["ranks"][0]["decisions"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
+def test_a_bad_tag_is_refused_by_its_field_before_anything_else(extension, route, stream):
+    sequence = extension.status()["front_door"]["sequence"]
+    by_header = post(
+        extension,
+        route.path,
+        {**route.body, "stream": stream},
+        {"x-tokencake-agent": "a", "x-tokencake-critical": "perhaps"},
+        expected=400,
+    )
+    tag = {"agent": "a", "critical": "perhaps"}
+    body = {**route.with_custom_params({"tokencake": tag}), "stream": stream}
+    by_params = post(extension, route.path, body, expected=400)
+    assert "x-tokencake-critical: " in by_header.json()["error"]["message"]
+    assert "custom_params.tokencake.critical: " in by_params.json()["error"]["message"]
+    assert extension.status()["front_door"]["sequence"] == sequence
+
+
+def test_a_bad_tag_without_the_key_is_told_nothing(extension):
+    response = httpx.post(
+        f"{extension.server.url}/generate",
+        json=ROUTES[0].body,
+        headers={"x-tokencake-critical": "perhaps"},
+    )
+    assert response.status_code == 401
+    assert "tokencake" not in response.text
