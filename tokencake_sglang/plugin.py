@@ -246,6 +246,7 @@ def _before_check(server_args: Any) -> None:
     from sglang.srt.arg_groups.hicache_hook import handle_hicache, handle_hicache_ratio_default
     from sglang.srt.arg_groups.model_override_base import model_config_of
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+    from sglang.srt.arg_groups.platform_hook import handle_platform_defaults
 
     from tokencake_sglang.engine.main_process import check_decision_log
 
@@ -262,7 +263,9 @@ def _before_check(server_args: Any) -> None:
         return
     declare_resolution(server_args, "tokencake", **missing)
     if "enable_hierarchical_cache" in missing:
+        # The steps of SGLang's own resolution that depend on HiCache, in its order.
         handle_hicache_ratio_default(server_args)
+        handle_platform_defaults(server_args)
         handle_hicache(server_args)
 
 

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from examples.code_writer.application import run_all
 from examples.code_writer.measure import MeasuringEndpoint, Run, differing_outputs, figures
-from examples.code_writer.report import side_by_side, verdict
+from examples.code_writer.report import cautions, side_by_side, verdict
 from examples.code_writer.scenario import Scenario
 from examples.code_writer.server import Server
 from examples.smollm2 import ensure_model
@@ -85,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(side_by_side(stock, ours))
     for line in lines:
         console.print(line)
+    warnings = cautions(measured)
+    for warning in warnings:
+        console.print(f"[yellow]{warning}")
     for difference in differences:
         console.print(f"[red]outputs differ: {difference}")
     if not differences:
@@ -104,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "outputs_identical": not differences,
             "differences": differences,
             "verdict": lines,
+            "cautions": warnings,
         }
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(record, indent=1) + "\n")

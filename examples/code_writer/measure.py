@@ -229,8 +229,11 @@ def figures(run: Run) -> dict[str, Any]:
     }
 
 
-def extension_figures(status: dict[str, Any]) -> dict[str, int]:
-    """Counts and tokens of what the extension did, from ``GET /tokencake/status``, rank 0."""
+def extension_figures(status: dict[str, Any]) -> dict[str, Any]:
+    """Counts and tokens of what the extension did, from ``GET /tokencake/status``, rank 0.
+
+    ``decisions`` counts every one by ``action.reason``.
+    """
     decisions = status["ranks"][0]["decisions"]
     counts, tokens = decisions["counts"], decisions["tokens"]
 
@@ -246,6 +249,7 @@ def extension_figures(status: dict[str, Any]) -> dict[str, int]:
         "returns_upload_late": counts.get("return.upload_late", 0),
         "returns_not_uploaded": counts.get("return.not_uploaded", 0),
         "returns_lost": counts.get("return.lost", 0),
+        "decisions": counts,
     }
 
 

@@ -10,6 +10,9 @@ Figures = Mapping[str, Any]
 NOISE = 0.03
 """Relative differences of times below this are called equal: runs repeat to a few per cent."""
 
+BUSY_CPUS = 0.3
+"""Above this, what other programs took of the processors is too much to compare times."""
+
 _SECONDS = (
     ("mean end-to-end of an application", "application_s", "mean"),
     ("slowest application", "application_s", "max"),
@@ -102,6 +105,16 @@ def verdict(stock: Mapping[str, Figures], ours: Figures) -> list[str]:
     return [
         f"TokenCake against {label}, {outcome}: {'; '.join(names) or 'nothing'}"
         for outcome, names in outcomes.items()
+    ]
+
+
+def cautions(measured: Mapping[str, Figures]) -> list[str]:
+    """Why the times of these runs should not be compared; empty when they can be."""
+    return [
+        f"Other programs kept {figures['others_cpus']:.1f} processors busy during {label}: "
+        "times cannot be compared, repeat on a quiet machine. Tokens and outputs can."
+        for label, figures in measured.items()
+        if figures["others_cpus"] > BUSY_CPUS
     ]
 
 

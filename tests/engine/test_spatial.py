@@ -86,6 +86,19 @@ def test_admission_leaves_the_reserve_to_critical_agents(harness):
     harness.run(running, waiting)
 
 
+def test_a_smaller_request_does_not_overtake_a_deferred_one(harness):
+    turn(harness, CRITICAL, tokens=50)
+    running = harness.submit(prompt(50, 500), 300)
+    harness.step(2)
+    deferred = harness.submit(prompt(51, 500), 4)
+    smaller = harness.submit(prompt(53, 20), 4)
+    critical = harness.submit(prompt(52, 500), 100, CRITICAL)
+    harness.step(2)
+    queue = [req.rid for req in harness.scheduler.waiting_queue]
+    assert queue == [deferred, smaller]
+    harness.run(running, deferred, smaller, critical)
+
+
 def test_the_reserve_is_lent_while_no_critical_agent_lives(harness):
     running = harness.submit(prompt(50, 500), 200)
     harness.step(2)

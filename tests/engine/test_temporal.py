@@ -131,6 +131,17 @@ def test_a_prefix_shared_with_a_running_agent_stays_on_the_device(harness):
     harness.run(running, *filler)
 
 
+def test_a_prefix_shared_with_an_idle_agent_stays_on_the_device(harness):
+    shared = prompt(7, 400)
+    other = AgentTag(agent="other", application="app")
+    harness.generate(shared + prompt(8, 200), 4, AGENT)
+    harness.generate(shared + prompt(9, 100), 4, other)
+    harness.settle()
+    harness.cache.release(harness.planner.residents[AGENT.key].leaf_id)
+    assert tiers(harness, AGENT)[0] == 400
+    assert tiers(harness, other)[1] == 0
+
+
 def test_an_unbacked_leaf_is_never_evicted_by_us(harness, monkeypatch):
     monkeypatch.setattr(harness.cache, "insure", lambda leaf_id: None)
     monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)

@@ -17,7 +17,7 @@ from examples.code_writer.measure import (
     extension_figures,
     figures,
 )
-from examples.code_writer.report import VERDICT, better_stock, side_by_side, verdict
+from examples.code_writer.report import VERDICT, better_stock, cautions, side_by_side, verdict
 from examples.code_writer.scenario import PROGRAMMERS, Scenario
 
 STATUS = {
@@ -159,6 +159,14 @@ def test_every_figure_of_the_verdict_is_in_exactly_one_line():
     lines = verdict({"lpm": made}, made)
     assert [sum(name in line for line in lines) for name, *_ in VERDICT] == [1] * len(VERDICT)
     assert lines[0].endswith("better: nothing") and lines[2].endswith("worse: nothing")
+
+
+def test_a_busy_machine_is_named_as_a_reason_not_to_compare_times():
+    quiet = figures(run([FIRST, SECOND]))
+    busy = figures(replace(run([FIRST, SECOND]), others_cpus=1.0))
+    assert cautions({"fcfs": quiet, "lpm": quiet}) == []
+    (caution,) = cautions({"fcfs": quiet, "lpm": busy})
+    assert "lpm" in caution and "1.0 processors" in caution
 
 
 def test_the_table_has_a_column_for_each_run_and_marks_the_better_stock():

@@ -175,7 +175,7 @@ class Planner:
         for req in batch.reqs:
             agent = self.agent_of(req)
             if agent is not None:
-                self.temporal.let_go(agent, self.now_s, "admitted")
+                self.temporal.admitted(agent, self.now_s, req.host_loaded_length or 0)
 
     def deferred(self, req: "Req") -> None:
         """Admission left the reserve to critical agents and kept ``req`` waiting."""

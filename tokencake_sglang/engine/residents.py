@@ -30,13 +30,28 @@ class Residence(StrEnum):
 
 
 @dataclass(slots=True)
+class Gap:
+    """What was done for an agent between two requests, for the decision log.
+
+    ``predicted_return_s`` is the last prediction before the calls ended, ``returned_s`` when the
+    next request came (None while it has not).
+    """
+
+    predicted_return_s: float | None = None
+    returned_s: float | None = None
+    upload_wanted: bool = False
+    uploaded_tokens: int = 0
+    released_tokens: int = 0
+
+
+@dataclass(slots=True)
 class Resident:
     """An agent that has KV in the tree. Times are seconds on the main process's clock.
 
     ``node_ids`` is its path at the last turn's end, root first, ``tokens`` that path's length.
     ``return_s`` is when its next request is expected: None while it has a request or nothing is
-    known of its next, infinite once it has finished. The ``gap_*`` fields speak of the time since
-    its last request only.
+    known of its next, infinite once it has finished. ``gap`` speaks of the time since its last
+    request; it outlives the gap until the next request is admitted, which shows what came of it.
     """
 
     agent: Agent
@@ -44,9 +59,7 @@ class Resident:
     tokens: int
     residence: Residence = Residence.DEVICE
     return_s: float | None = None
-    gap_upload_wanted: bool = False
-    gap_upload_tokens: int = 0
-    gap_release_tokens: int = 0
+    gap: "Gap | None" = None
 
     @property
     def leaf_id(self) -> int:
@@ -59,11 +72,3 @@ class Resident:
     @property
     def hold_holder(self) -> tuple[str, AgentKey]:
         return hold_holder(self.agent.key)
-
-    def end_gap(self) -> None:
-        """Forgets the gap: its request came, or nobody expects one any more."""
-        self.residence = Residence.DEVICE
-        self.return_s = None
-        self.gap_upload_wanted = False
-        self.gap_upload_tokens = 0
-        self.gap_release_tokens = 0

@@ -7,10 +7,15 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState, Call
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.residents import Residence, Resident
+from tokencake_sglang.engine.residents import Gap, Residence, Resident
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.policy import Idle, TemporalPolicy
+
+LONGEST_STEP_S = 5.0
+"""A longer silence is not a step: no tick was sent because no call was open."""
+
+STEP_GAP_DECAY = 0.9
 
 
 class TemporalExecutor:
@@ -38,6 +43,9 @@ class TemporalExecutor:
         self.host_budget_tokens = host_budget_tokens
         self.durations = DurationModel(config.default_call_s)
         self._expected_end_s: dict[AgentKey, dict[str, float]] = {}  # by open call
+        self.step_gap_s = 0.0
+        """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
+        self._last_step_s = 0.0
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
         self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
 
@@ -64,7 +72,7 @@ class TemporalExecutor:
             self._expect(resident)
         else:
             resident.return_s = now_s  # its request is on the way
-            self._waiting[agent.key] = resident
+            self._begin_gap(resident)
 
     def call_lapsed(self, agent: Agent, call: Call, now_s: float) -> None:
         """Nobody ever said that the call ended: expect nothing of the agent any more."""
@@ -79,33 +87,56 @@ class TemporalExecutor:
             self._end_gap(resident)
 
     def returned(self, agent: Agent, now_s: float) -> None:
-        """The agent's next request arrived: record what its KV was doing then."""
+        """The agent's next request arrived: the gap is over."""
         resident = self.residents.get(agent.key)
         if resident is None or len(agent.rids) > 1:
             return
+        gap = resident.gap
+        self._end_gap(resident)
+        if gap is not None:
+            gap.returned_s = now_s
+            resident.gap = gap
+
+    def admitted(self, agent: Agent, now_s: float, loaded_tokens: int) -> None:
+        """The agent's request runs and holds its own locks. Records how its KV was found.
+
+        Args:
+            loaded_tokens: what SGLang had to load back for it at admission.
+        """
+        resident = self.residents.get(agent.key)
+        if resident is None or agent.key in self._waiting:
+            return
+        if (gap := resident.gap) is not None:
+            self._record_return(resident, gap, now_s, loaded_tokens)
+            resident.gap = None
+        self._let_go(resident, now_s, "admitted")
+
+    def _record_return(
+        self, resident: Resident, gap: Gap, now_s: float, loaded_tokens: int
+    ) -> None:
         device, host = self.cache.tokens_by_tier(resident.leaf_id)
-        uploading = self.cache.is_uploading(resident.leaf_id)
         if device + host == 0:
             reason = "lost"
-        elif host >= self.cache.page_size or uploading:
-            reason = "upload_late" if resident.gap_upload_wanted else "not_uploaded"
+        elif loaded_tokens or host >= self.cache.load_back_threshold:
+            reason = "upload_late" if gap.upload_wanted else "not_uploaded"
+        elif gap.uploaded_tokens and self.cache.is_uploading(resident.leaf_id):
+            reason = "upload_late"
         else:
-            reason = "uploaded_in_time" if resident.gap_upload_tokens else "resident"
+            reason = "uploaded_in_time" if gap.uploaded_tokens else "resident"
         self.log.record(
             now_s,
-            agent.key,
+            resident.agent.key,
             Action.RETURN,
             reason,
-            resident.gap_upload_tokens,
-            device_tokens=device,
-            host_tokens=host,
-            released_tokens=resident.gap_release_tokens,
-            expected_return_s=resident.return_s,
+            gap.uploaded_tokens,
+            returned_s=gap.returned_s,
+            predicted_return_s=gap.predicted_return_s,
+            loaded_at_admission_tokens=loaded_tokens,
+            released_tokens=gap.released_tokens,
         )
-        self._end_gap(resident)
 
     def let_go(self, agent: Agent, now_s: float, reason: str) -> None:
-        """The agent's request runs and holds its own locks, or has ended: ours are over.
+        """The agent's request has ended, admitted or not: what we held for it is over.
 
         Not those of a gap that began meanwhile: a call may be announced while its turn still ends.
         """
@@ -144,6 +175,7 @@ class TemporalExecutor:
 
     def step(self, now_s: float, shortage_tokens: int) -> None:
         """Uploads what is due and releases what is short; called once per scheduler step."""
+        self._measure_step(now_s)
         if not self._waiting and not self._dead:
             return
         for resident in list(self._waiting.values()):
@@ -152,6 +184,12 @@ class TemporalExecutor:
             self._start_due_upload(now_s)
         if shortage_tokens > 0:
             self._release(now_s, shortage_tokens)
+
+    def _measure_step(self, now_s: float) -> None:
+        """Stamps are the only clock here: steps are measured by the ticks that reach them."""
+        gap_s, self._last_step_s = now_s - self._last_step_s, now_s
+        if 0.0 < gap_s < LONGEST_STEP_S:
+            self.step_gap_s = max(gap_s, STEP_GAP_DECAY * self.step_gap_s)
 
     def drop_one_hold(self, now_s: float, reason: str) -> bool:
         """Unpins the held agent that is expected last; False when nothing is held."""
@@ -181,7 +219,7 @@ class TemporalExecutor:
         """The agent returns when the last of its open calls ends."""
         key = resident.agent.key
         resident.return_s = max(self._expected_end_s[key].values())
-        self._waiting[key] = resident
+        self._begin_gap(resident).predicted_return_s = resident.return_s
 
     def _call_over(self, agent: Agent, call: Call) -> None:
         ends = self._expected_end_s.get(agent.key, {})
@@ -223,9 +261,8 @@ class TemporalExecutor:
         _, host = self.cache.tokens_by_tier(resident.leaf_id)
         if host < self.cache.load_back_threshold:
             resident.residence = Residence.HELD
-            self.log.record(
-                now_s, resident.agent.key, Action.HOLD, "uploaded", resident.gap_upload_tokens
-            )
+            tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
+            self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
 
     def _start_due_upload(self, now_s: float) -> None:
         """Starts one piece for the agent that is expected first among those whose time it is."""
@@ -236,12 +273,13 @@ class TemporalExecutor:
             if resident.residence in (Residence.HELD, Residence.UPLOADING):
                 continue
             # The tree is walked only when even the whole path would have to start by now.
-            if now_s < self.policy.upload_start_s(return_s, resident.tokens):
+            start_by_s = now_s + self.step_gap_s
+            if start_by_s < self.policy.upload_start_s(return_s, resident.tokens):
                 continue
             _, host = self.cache.tokens_by_tier(resident.leaf_id)
             if host < self.cache.load_back_threshold:
                 continue
-            if now_s >= self.policy.upload_start_s(return_s, host):
+            if start_by_s >= self.policy.upload_start_s(return_s, host):
                 due.append((return_s, resident.agent.seen_order, resident))
         for _, _, resident in sorted(due, key=lambda entry: entry[:2]):
             if self._upload_piece(resident, now_s):
@@ -249,6 +287,7 @@ class TemporalExecutor:
 
     def _upload_piece(self, resident: Resident, now_s: float) -> bool:
         key = resident.agent.key
+        gap = self._begin_gap(resident)
         refusal = None
         tokens = 0
         if resident.agent.calls and not self._fits_hold_budget(resident):
@@ -258,12 +297,12 @@ class TemporalExecutor:
             if tokens == 0:
                 refusal = "no_room"
         if refusal is not None:
-            if not resident.gap_upload_wanted:  # once a gap, not once a step
+            if not gap.upload_wanted:  # once a gap, not once a step
                 self.log.record(now_s, key, Action.UPLOAD, refusal)
-            resident.gap_upload_wanted = True
+            gap.upload_wanted = True
             return False
-        resident.gap_upload_wanted = True
-        resident.gap_upload_tokens += tokens
+        gap.upload_wanted = True
+        gap.uploaded_tokens += tokens
         resident.residence = Residence.UPLOADING
         reason = "return_predicted" if resident.agent.calls else "call_finished"
         self.log.record(
@@ -292,7 +331,8 @@ class TemporalExecutor:
             resident = candidates[decision.key]
             freed = self.cache.release(resident.leaf_id)
             shortage_tokens -= freed
-            resident.gap_release_tokens += freed
+            if resident.gap is not None:
+                resident.gap.released_tokens += freed
             resident.residence = Residence.HOST
             if decision.key in self._waiting:
                 self._keep_on_host(resident)
@@ -323,9 +363,17 @@ class TemporalExecutor:
         self._unhold(resident, now_s, reason)
         self.cache.host_unpin(resident.hold_holder)
 
+    def _begin_gap(self, resident: Resident) -> Gap:
+        self._waiting[resident.agent.key] = resident
+        if resident.gap is None or resident.gap.returned_s is not None:
+            resident.gap = Gap()
+        return resident.gap
+
     def _end_gap(self, resident: Resident) -> None:
         self._waiting.pop(resident.agent.key, None)
-        resident.end_gap()
+        resident.residence = Residence.DEVICE
+        resident.return_s = None
+        resident.gap = None
 
     # -- for status ---------------------------------------------------------------------------
 
