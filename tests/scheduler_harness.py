@@ -124,7 +124,7 @@ class SchedulerHarness:
         from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
         from sglang.srt.sampling.sampling_params import SamplingParams
 
-        from tokencake_sglang.engine.identity import with_tag
+        from tokencake_sglang.engine.request_tag import with_tag
 
         rid = f"r{next(self._rids)}"
         params: dict[str, Any] = {

@@ -37,8 +37,10 @@ class Unsupported(SystemExit):
 
 
 def check_version() -> None:
-    """Raises:
-    Unsupported: on an SGLang version this release was not tested with.
+    """Refuses SGLang versions that this release was not tested with.
+
+    Raises:
+        Unsupported: naming the version and the one to install.
     """
     from sglang.version import __version__ as version
 
@@ -50,8 +52,10 @@ def check_version() -> None:
 
 
 def check_attributes() -> None:
-    """Raises:
-    Unsupported: naming the first attribute of SGLang that is used here and missing there.
+    """Looks for every private attribute of SGLang that is used here.
+
+    Raises:
+        Unsupported: naming the first one that is missing.
     """
     for path in REQUIRED_ATTRIBUTES:
         module_name, _, attributes = path.partition(":")

@@ -4,7 +4,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ CONFIG_VARIABLE = "TOKENCAKE_CONFIG"
 VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
+SWITCHES = ("temporal", "spatial")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)]
 
@@ -45,6 +46,10 @@ class TokencakeConfig:
         Fraction,
         Field(description="most of the KV pool that uploaded prefixes hold until their request"),
     ] = 0.3
+    host_hold_max: Annotated[
+        Fraction,
+        Field(description="most of the host tier that swapped-out agents keep from eviction"),
+    ] = 0.5
     zmq_endpoint: Annotated[
         str | None,
         Field(
@@ -121,9 +126,8 @@ FIELD_NAMES = tuple(field.name for field in fields(TokencakeConfig))
 def descriptions() -> dict[str, tuple[str, Any]]:
     """Each option's one-line help and its default, for ``--help`` and the documentation."""
     schema = TypeAdapter(TokencakeConfig).json_schema()["properties"]
-    return {
-        name: (schema[name]["description"], schema[name].get("default")) for name in FIELD_NAMES
-    }
+    defaults = asdict(TokencakeConfig())
+    return {name: (schema[name]["description"], defaults[name]) for name in FIELD_NAMES}
 
 
 def load_config(

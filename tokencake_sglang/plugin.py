@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tokencake_sglang import compat
 from tokencake_sglang.config import (
+    SWITCHES,
     ConfigError,
     TokencakeConfig,
     descriptions,
@@ -24,8 +25,6 @@ TOKENIZER_MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 RESOLVED_VARIABLE = "TOKENCAKE_RESOLVED_CONFIG"
 """Carries the merged configuration from the main process to its children; not for users."""
-
-_SWITCHES = ("temporal", "spatial")
 
 _active: TokencakeConfig | None = None
 
@@ -192,10 +191,10 @@ def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
         "--tokencake-config", metavar="FILE", help="Options as a .toml or .json file."
     )
     for name, (description, default) in descriptions().items():
-        shown = "" if default in (None, [], {}) else f" Default: {default}."
+        shown = "" if default in (None, (), {}) else f" Default: {default}."
         group.add_argument(
             "--tokencake-" + name.replace("_", "-"),
-            choices=["on", "off"] if name in _SWITCHES else None,
+            choices=["on", "off"] if name in SWITCHES else None,
             help=f"{description[0].upper()}{description[1:]}.{shown}",
         )
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tokencake_sglang import compat
+from tokencake_sglang import compat, plugin
+from tokencake_sglang.agents.errors import HTTP_STATUS
 from tokencake_sglang.config import FIELD_NAMES, TokencakeConfig, descriptions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def mode_list() -> str:
         setting, above, number = name.partition(" above ")
         return f"`{setting}`{above}{number}" if name.startswith(("--", "SGLANG")) else name
 
-    return ",\n".join(shown(mode.name) for mode in compat.UNSERVED_MODES) + "."
+    return ", ".join(shown(mode.name) for mode in compat.UNSERVED_MODES) + "."
 
 
 def _shown(default: object) -> str:
@@ -41,7 +42,7 @@ def _shown(default: object) -> str:
 
 
 def flags_in(text: str) -> set[str]:
-    return set(re.findall(r"--(?:enable-)?tokencake(?:-[a-z-]*[a-z])?\b", text))
+    return set(re.findall(r"--(?:enable-)?tokencake(?:-[a-z-]*[a-z])?\b(?!-<)", text))
 
 
 def test_the_readme_lists_every_option_with_its_default():
@@ -49,7 +50,7 @@ def test_the_readme_lists_every_option_with_its_default():
 
 
 def test_the_readme_names_every_refused_mode():
-    assert mode_list() in README, f"put this into README.md:\n\n{mode_list()}\n"
+    assert mode_list() in " ".join(README.split()), f"put this into README.md:\n\n{mode_list()}\n"
 
 
 def test_the_readme_names_the_supported_version():
@@ -79,3 +80,16 @@ class TestDocument:
         path = REPOSITORY / document
         targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
         assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_signals_document_gives_every_error_code_its_status():
+    document = (REPOSITORY / "docs" / "signals.md").read_text()
+    for code, status in HTTP_STATUS.items():
+        assert f"| `{code}` | {status} |" in document
+
+
+def test_the_design_lists_every_hook():
+    document = (REPOSITORY / "docs" / "design.md").read_text()
+    for hook in plugin.hooks(TokencakeConfig()):
+        target = hook.target.removeprefix("sglang.srt.")
+        assert f"| `{target}` | {hook.how} | {hook.feeds} |" in document

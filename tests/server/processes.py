@@ -1,5 +1,7 @@
 """Real servers and scripts in processes of their own."""
 
+import ctypes
+import json
 import os
 import random
 import signal
@@ -10,13 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 PORTS = range(32_300, 32_400)
 """HTTP ports; the ZeroMQ door takes the port 1000 above."""
 READY_TIMEOUT_S = 180.0
+PR_SET_PDEATHSIG = 1
 SCRIPTS = Path(__file__).parent / "scripts"
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,6 +56,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _die_with_the_tests() -> None:
+    """Runs in the child: it ends with the test process, however that ends (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def run_python(
     *arguments: str, timeout_s: float = READY_TIMEOUT_S, **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -65,6 +74,7 @@ def run_python(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_die_with_the_tests,
     )
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -76,6 +86,12 @@ def run_python(
 
 def last_line(completed: subprocess.CompletedProcess[str]) -> str:
     return completed.stdout.rstrip().splitlines()[-1]
+
+
+def printed_json(completed: subprocess.CompletedProcess[str]) -> Any:
+    """What a script of ``SCRIPTS`` printed; libraries may have their say after it."""
+    lines = completed.stdout.splitlines()
+    return json.loads(next(line for line in reversed(lines) if line.startswith(("{", "["))))
 
 
 class Server:
@@ -117,6 +133,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_the_tests,
             )
         try:
             self._wait_until_ready()

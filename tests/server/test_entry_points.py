@@ -1,11 +1,9 @@
 """Python programs that start SGLang themselves get the extension from the environment."""
 
-import json
-
 import pytest
 
 from tests.models import tiny_llama
-from tests.server.processes import SCRIPTS, free_port, last_line, run_python
+from tests.server.processes import SCRIPTS, free_port, printed_json, run_python
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +21,7 @@ def test_an_engine_plans_for_tagged_requests_and_takes_signals(llama):
         TOKENCAKE_ZMQ_ENDPOINT=f"tcp://127.0.0.1:{port}",
     )
     assert completed.returncode == 0, completed.stdout[-4000:]
-    found = json.loads(last_line(completed))
+    found = printed_json(completed)
     untagged, first, again = found["outputs"]
     assert untagged == first == again
     [rank] = found["status"]["ranks"]
@@ -38,7 +36,7 @@ def test_a_runtime_serves_with_the_extension_though_its_parent_loads_no_plugin(l
         *(str(SCRIPTS / "runtime.py"), str(llama), str(port)), TOKENCAKE_ENABLE="1"
     )
     assert completed.returncode == 0, completed.stdout[-4000:]
-    found = json.loads(last_line(completed))
+    found = printed_json(completed)
     assert found["parent"] is None
     assert found["settings"]["radix_cache_backend"] == "tokencake"
     assert found["settings"]["enable_hierarchical_cache"] is True

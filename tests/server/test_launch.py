@@ -12,9 +12,9 @@ from tests.models import tiny_llama
 from tests.server.processes import (
     SCRIPTS,
     TINY_FLAGS,
-    environment,
     free_port,
     last_line,
+    printed_json,
     run_python,
 )
 from tokencake_sglang import compat
@@ -120,7 +120,7 @@ def outcomes(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         commands[kind] = command(model, ENABLE, *hybrid_flags)
     completed = run_python(str(SCRIPTS / "resolve.py"), json.dumps(list(commands.values())))
     assert completed.returncode == 0, completed.stdout[-4000:]
-    return dict(zip(commands, json.loads(last_line(completed)), strict=True))
+    return dict(zip(commands, printed_json(completed), strict=True))
 
 
 def launch(*flags: str, patch: str = "", **variables: str):
@@ -217,7 +217,7 @@ def test_another_sglang_version_ends_the_launcher_with_its_number(llama):
 def test_without_the_flag_nothing_but_the_flags_is_there(llama):
     completed = run_python(str(SCRIPTS / "stock.py"), "--model-path", str(llama))
     assert completed.returncode == 0, completed.stdout
-    found = json.loads(last_line(completed))
+    found = printed_json(completed)
     target = "sglang.srt.server_args.ServerArgs"
     assert found == {
         "hooks": [f"{target}.add_cli_args", f"{target}.from_cli_args"],
@@ -226,4 +226,3 @@ def test_without_the_flag_nothing_but_the_flags_is_there(llama):
         "variables": [],
         "backend_registered": False,
     }
-    assert not [name for name in environment() if name.startswith("TOKENCAKE_")]

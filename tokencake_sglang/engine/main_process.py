@@ -6,28 +6,31 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import zmq
 from sglang.srt.managers.io_struct import GenerateReqInput
 
 from tokencake_sglang import __version__
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import AnyEvent
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.config import ConfigError, TokencakeConfig
-from tokencake_sglang.engine.identity import with_tag
 from tokencake_sglang.engine.messages import TokencakeEvent, TokencakeStatusReq
+from tokencake_sglang.engine.request_tag import with_tag
 from tokencake_sglang.signals.front_door import FrontDoor
 from tokencake_sglang.signals.http import create_router
 from tokencake_sglang.signals.tag_middleware import TagMiddleware
 from tokencake_sglang.signals.tagging import find_tag
-from tokencake_sglang.signals.zmq_door import ZmqDoor, default_endpoint
+from tokencake_sglang.signals.zmq_door import ZmqDoor, check_endpoint, default_endpoint
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
 logger = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 30.0
 
 HTTP_SERVER_MODULE = "sglang.srt.entrypoints.http_server"
 
@@ -51,23 +54,6 @@ def check_decision_log(config: TokencakeConfig) -> None:
         raise ConfigError(
             f"--tokencake-decision-log: cannot write {config.decision_log!r}: {error.strerror}"
         ) from None
-
-
-def check_endpoint(endpoint: str) -> None:
-    """Binds and frees again the address that is bound for good once the event loop runs, where
-    a failure would be buried in tracebacks.
-
-    Raises:
-        ConfigError: it cannot be bound.
-    """
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise ConfigError(
-                f"--tokencake-zmq-endpoint: cannot listen on {endpoint!r}: "
-                f"{zmq.strerror(error.errno or 0)}; accepted are tcp://HOST:PORT, ipc://PATH or off"
-            ) from None
 
 
 class MainProcess:
@@ -198,17 +184,22 @@ class MainProcess:
     # -- status ---------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        """Front door and every data-parallel rank, for ``GET /tokencake/status``."""
+        """Front door and every data-parallel rank, for ``GET /tokencake/status``.
+
+        Raises:
+            AgentError: the ranks are too busy to answer, or stuck.
+        """
         self.tokenizer_manager.auto_create_handle_loop()
-        replies = await self.tokenizer_manager.tokencake_communicator(TokencakeStatusReq())
+        communicator = self.tokenizer_manager.tokencake_communicator
+        try:
+            replies = await asyncio.wait_for(communicator(TokencakeStatusReq()), STATUS_TIMEOUT_S)
+        except TimeoutError:
+            raise AgentError(
+                ErrorCode.UNAVAILABLE, f"the ranks did not answer within {STATUS_TIMEOUT_S:g} s"
+            ) from None
         return {
             "version": __version__,
-            "config": {
-                "temporal": self.config.temporal,
-                "spatial": self.config.spatial,
-                "reserve_max": self.config.reserve_max,
-                "zmq_endpoint": self.zmq_endpoint or "off",
-            },
+            "config": {**asdict(self.config), "zmq_endpoint": self.zmq_endpoint or "off"},
             "front_door": self.front_door.snapshot(),
             "ranks": [reply.status() for reply in replies],
         }

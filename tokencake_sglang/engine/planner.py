@@ -10,8 +10,8 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentTable, Change, Transition
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.identity import agent_key_of
 from tokencake_sglang.engine.messages import TokencakeEvent
+from tokencake_sglang.engine.request_tag import agent_key_of
 from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
 from tokencake_sglang.engine.temporal import TemporalExecutor
@@ -29,10 +29,6 @@ DECODE_STEP_TOKENS = 4
 
 GROWTH_TOKENS = 64
 """Decode growth counted for each running request."""
-
-
-HOST_HELD_MAX = 0.5
-"""Most of the host tier that released agents may keep from SGLang's eviction."""
 
 
 class Planner:
@@ -76,7 +72,9 @@ class Planner:
             self.residents,
             self.log,
             hold_budget_tokens=int(config.hold_max * pool_tokens),
-            host_budget_tokens=int(HOST_HELD_MAX * cache.cache_controller.mem_pool_host.size),
+            host_budget_tokens=int(
+                config.host_hold_max * cache.cache_controller.mem_pool_host.size
+            ),
         )
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, pool_tokens)
         cache.on_turn_end = self._turn_ended

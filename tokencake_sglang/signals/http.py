@@ -21,7 +21,7 @@ def create_router(
     """Routes under ``/tokencake``: one per signal, ``signal`` for all, ``status`` and a page.
 
     Args:
-        status: what ``status`` and the page show; JSON values.
+        status: what ``status`` and the page show; JSON values. May raise AgentError.
         dependencies: FastAPI dependencies of every route, for instance authorisation.
     """
     router = APIRouter(prefix="/tokencake", dependencies=list(dependencies))
@@ -48,13 +48,19 @@ def create_router(
         add_route(f"/{kind}", kind)
     add_route("/signal", None)
 
-    @router.get("/status")
+    @router.get("/status", response_model=None)
     async def status_json() -> JSONResponse:
-        return JSONResponse(await status())
+        try:
+            return JSONResponse(await status())
+        except AgentError as error:
+            return _refusal(error)
 
-    @router.get("/")
-    async def status_page() -> HTMLResponse:
-        return HTMLResponse(render(await status()))
+    @router.get("/", response_model=None)
+    async def status_page() -> HTMLResponse | JSONResponse:
+        try:
+            return HTMLResponse(render(await status()))
+        except AgentError as error:
+            return _refusal(error)
 
     return router
 

@@ -32,6 +32,27 @@ def default_endpoint(http_port: int) -> str:
     return f"tcp://127.0.0.1:{port - 10_000 if port > 65_535 else port}"
 
 
+def _bind(socket: "zmq.Socket[bytes] | zmq.asyncio.Socket", endpoint: str) -> None:
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"{OPTION}: cannot listen on {endpoint!r}: {zmq.strerror(error.errno or 0)}; "
+            "accepted are tcp://HOST:PORT, ipc://PATH or off"
+        ) from None
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Binds and frees again an address that is bound for good only once the event loop runs,
+    where a failure would be buried in tracebacks.
+
+    Raises:
+        ConfigError: it cannot be bound.
+    """
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        _bind(socket, endpoint)
+
+
 class ZmqDoor:
     """A ROUTER socket for REQ and DEALER clients; msgpack maps in, msgpack maps out.
 
@@ -59,16 +80,12 @@ class ZmqDoor:
         socket.setsockopt(zmq.SNDHWM, REPLIES_QUEUED)
         socket.setsockopt(zmq.RCVHWM, 2 * BATCH)
         try:
-            socket.bind(self.endpoint)
-        except zmq.ZMQError as error:
+            _bind(socket, self.endpoint)
+        except ConfigError:
             socket.close()
             self._context.term()
             self._context = None
-            reason = zmq.strerror(error.errno or 0)
-            raise ConfigError(
-                f"{OPTION}: cannot listen on {self.endpoint!r}: {reason}; "
-                "accepted are tcp://HOST:PORT, ipc://PATH or off"
-            ) from None
+            raise
         self._task = asyncio.create_task(self._serve(socket), name="tokencake zmq door")
 
     async def stop(self) -> None:

@@ -392,7 +392,7 @@ class TimeWarp:
         from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
         from sglang.srt.sampling.sampling_params import SamplingParams
 
-        from tokencake_sglang.engine.identity import with_tag
+        from tokencake_sglang.engine.request_tag import with_tag
 
         params: dict[str, Any] = {
             "max_new_tokens": len(request.output),

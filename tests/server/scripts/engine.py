@@ -21,7 +21,7 @@ if __name__ == "__main__":
         max_total_tokens=1024,
         hicache_ratio=4,
     )
-    params = {"max_new_tokens": 4, "ignore_eos": True}
+    params = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
     tagged = {**params, "custom_params": {"tokencake": {"agent": "coder", "application": "run"}}}
     answers = [
         engine.generate(input_ids=[5, 6, 7], sampling_params=given)

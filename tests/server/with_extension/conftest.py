@@ -89,6 +89,20 @@ class Extension:
         status = self.status()
         return (status["front_door"]["agents"][state], status["ranks"][0]["agents"].get(state, 0))
 
+    def known(self) -> dict[str, Any]:
+        """Whatever an agent's request or an accepted signal would change; time changes none of it."""
+        status = self.status()
+        front_door = status["front_door"]
+        return {
+            "agents": sum(front_door["agents"].values()),
+            "accepted": front_door["signals"]["accepted"],
+            "turns": {
+                name: count
+                for name, count in status["ranks"][0]["decisions"]["counts"].items()
+                if name.startswith("return.")
+            },
+        }
+
     def no_agent_is(self, state: str) -> None:
         eventually(lambda: self.agents(state) == (0, 0), f"no agent is {state}")
 

@@ -38,11 +38,11 @@ def test_an_agent_is_swapped_out_for_others_and_back_before_its_call_ends(extens
         turn_s = time.monotonic() - begin_s
         assert first == stock.turns[0]
 
-        with agent.tool_call("pytest", predicted_s=2 + 6 * turn_s):
+        with agent.tool_call("pytest", predicted_s=2 + 5 * turn_s):
             press(extension.http, seed=100)
             [release] = decided("release")
             assert release["tokens"] >= TURN_TOKENS
-            [hold] = eventually(lambda: decided("hold"), "the upload is held", 2 + 12 * turn_s)
+            [hold] = eventually(lambda: decided("hold"), "the upload is held", 12 + 5 * turn_s)
         [upload] = decided("upload")
         assert upload["reason"] == "return_predicted"
         assert hold["now_s"] < upload["detail"]["expected_return_s"]

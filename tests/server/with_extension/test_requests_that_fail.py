@@ -15,7 +15,8 @@ def test_a_client_that_leaves_its_stream_ends_its_turn(extension):
     body = {"text": "Tell me all:", "stream": True}
     body["sampling_params"] = params("leaver", max_new_tokens=1500)
     with extension.http.stream("POST", "/generate", json=body) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         eventually(lambda: extension.agents("active") == (1, 1), "the agent is active")
     extension.no_agent_is("active")
     again = generate(extension.http, "Tell me all:", 4, {"agent": "leaver"})

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
+from tokencake_sglang.signals.tagging import PARAMS_KEY
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
-
-PARAMETER = "tokencake"
 
 
 def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
@@ -15,7 +14,7 @@ def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
     params = dict(sampling_params or {})
     params["custom_params"] = {
         **(params.get("custom_params") or {}),
-        PARAMETER: {
+        PARAMS_KEY: {
             "application": tag.key.application,
             "agent": tag.key.agent,
             "agent_type": tag.agent_type,
@@ -28,5 +27,5 @@ def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
 def agent_key_of(req: "Req") -> AgentKey | None:
     """The agent named by the tag that ``with_tag`` put there; None for untagged requests."""
     custom_params = req.sampling_params.custom_params
-    tag = custom_params.get(PARAMETER) if custom_params else None
+    tag = custom_params.get(PARAMS_KEY) if custom_params else None
     return None if tag is None else AgentKey(tag["application"], tag["agent"])
