@@ -73,6 +73,18 @@ def test_a_held_prefix_survives_pressure_until_its_request_comes(harness):
     assert harness.decisions("unhold") == [("coder", "admitted")]
 
 
+def test_an_upload_leaves_the_memory_that_a_chunked_prompt_was_promised(harness):
+    """SGLang takes a prompt's later chunks for granted: it dies if their slots are gone."""
+    stalled_agent(harness)
+    fill_pool(harness)
+    long = harness.submit(prompt(97, 1900), 4)
+    harness.step()  # the first chunk of 512
+    assert harness.scheduler.chunked_req is not None
+    harness.at(harness.now_s + 9.9)
+    harness.run(long)
+    assert harness.decisions("upload"), "no upload was tried meanwhile"
+
+
 def test_a_hold_lapses_when_nobody_comes(harness):
     stalled_agent(harness)
     fill_pool(harness)

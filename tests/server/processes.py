@@ -74,7 +74,7 @@ def run_python(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=_die_with_the_tests,
+        preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - it takes no lock
     )
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -133,7 +133,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_the_tests,
+                preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - it takes no lock
             )
         try:
             self._wait_until_ready()

@@ -27,7 +27,10 @@ def test_an_engine_plans_for_tagged_requests_and_takes_signals(llama):
     [rank] = found["status"]["ranks"]
     assert rank["decisions"]["counts"]["return.resident"] == 1
     assert rank["agents"] == {"stalled": 1}
-    assert found["status"]["front_door"]["signals"]["accepted"] == {"call_start": 1}
+    assert found["status"]["front_door"]["signals"]["accepted"] == {
+        "call_start": 2,
+        "call_finish": 1,
+    }
 
 
 def test_a_runtime_serves_with_the_extension_though_its_parent_loads_no_plugin(llama):

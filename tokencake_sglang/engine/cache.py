@@ -190,11 +190,12 @@ class TokencakeCache(UnifiedRadixCache):
             controller is not None and not controller.load_queue and not controller.ack_load_queue
         )
 
-    def upload(self, leaf_id: int, max_tokens: int) -> int:
+    def upload(self, leaf_id: int, max_tokens: int, keep_free_tokens: int = 0) -> int:
         """Starts loading the first host-only piece of the path, parents first. Returns its tokens.
 
         A node longer than ``max_tokens`` is split at a page boundary. Loading may evict unlocked
-        device nodes in SGLang's own order to make room. Returns 0 when there is nothing worth a
+        device nodes in SGLang's own order to make room, but leaves ``keep_free_tokens`` slots
+        free or evictable: a load locks what it takes until its bytes are there. Returns 0 when there is nothing worth a
         load, a load is in flight, or no room.
         """
         if not self.can_start_upload():
@@ -210,6 +211,9 @@ class TokencakeCache(UnifiedRadixCache):
             return 0
         # load_back evicts first and fails afterwards: ask for nothing that cannot be had.
         free = self.token_to_kv_pool_allocator.available_size() + self.full_evictable_size()
+        free -= keep_free_tokens
+        if free < self.page_size:
+            return 0
         anchor, tokens = self._first_piece(missing, min(max_tokens, free))
         if tokens > free or not self.load_back(anchor.id):
             return 0

@@ -154,15 +154,24 @@ class Planner:
 
     # -- each scheduler step ------------------------------------------------------------------
 
-    def step(self, waiting_queue: "list[Req]", running: "list[Req]") -> None:
-        """Runs before admission, after SGLang has reaped finished transfers."""
+    def step(
+        self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
+    ) -> None:
+        """Runs before admission, after SGLang has reaped finished transfers.
+
+        Args:
+            chunked: the request whose prompt is being prefilled in chunks, if there is one.
+        """
         if not self.residents:
             return
-        if running:
-            self._keep_decoding(len(running))
-        if not self.config.temporal_on:
-            return
-        self.temporal.step(self.now_s, self._shortage_tokens(waiting_queue, running))
+        committed_tokens = self._committed_tokens(running, chunked)
+        self._keep_free(committed_tokens)
+        if self.config.temporal_on:
+            self.temporal.step(
+                self.now_s,
+                shortage_tokens=self._shortage_tokens(waiting_queue, running),
+                keep_free_tokens=committed_tokens + GROWTH_TOKENS * len(running),
+            )
 
     def batch_admitted(self, batch: "ScheduleBatch") -> None:
         """A prefill batch was formed: make it wait for uploads it reads, and end their holds."""
@@ -187,15 +196,24 @@ class Planner:
         """
         self._drop_one_pin("starvation")
 
-    def _keep_decoding(self, running: int) -> None:
-        """Drops pins while running requests could not grow: a pin must never cost a retraction.
+    def _committed_tokens(self, running: "list[Req]", chunked: "Req | None") -> int:
+        """Slots that admitted requests are about to take without asking again.
 
-        Two steps' worth of slots, because under overlap scheduling the next step is under way.
+        SGLang checks a prompt's whole length when it admits the first chunk and takes later
+        chunks for granted: nothing of ours may lock that memory in between. For decoding, two
+        steps' worth, because under overlap scheduling the next step is under way.
         """
-        needed = 2 * running * max(self.cache.page_size, DECODE_STEP_TOKENS)
+        tokens = 2 * len(running) * max(self.cache.page_size, DECODE_STEP_TOKENS)
+        if chunked is not None:
+            rest = len(chunked.full_untruncated_fill_ids) - chunked.extend_end
+            tokens += max(0, rest) + self.cache.page_size
+        return tokens
+
+    def _keep_free(self, tokens: int) -> None:
+        """Drops pins until ``tokens`` slots are free or evictable, or no pin is left."""
         allocator = self.cache.token_to_kv_pool_allocator
-        while allocator.available_size() + self.cache.full_evictable_size() < needed:
-            if not self._drop_one_pin("decode_headroom"):
+        while allocator.available_size() + self.cache.full_evictable_size() < tokens:
+            if not self._drop_one_pin("headroom"):
                 return
 
     def _drop_one_pin(self, reason: str) -> bool:

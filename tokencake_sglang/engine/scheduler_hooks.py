@@ -72,7 +72,9 @@ class SchedulerHooks:
         self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any
     ) -> None:
         """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
-        planner_of(scheduler).step(scheduler.waiting_queue, scheduler.running_batch.reqs)
+        planner_of(scheduler).step(
+            scheduler.waiting_queue, scheduler.running_batch.reqs, scheduler.chunked_req
+        )
 
     def get_new_batch_prefill(
         self,

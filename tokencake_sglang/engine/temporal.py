@@ -173,15 +173,20 @@ class TemporalExecutor:
 
     # -- each step ----------------------------------------------------------------------------
 
-    def step(self, now_s: float, shortage_tokens: int) -> None:
-        """Uploads what is due and releases what is short; called once per scheduler step."""
+    def step(self, now_s: float, *, shortage_tokens: int, keep_free_tokens: int) -> None:
+        """Uploads what is due and releases what is short; called once per scheduler step.
+
+        Args:
+            shortage_tokens: slots that the next admissions need beyond what is free.
+            keep_free_tokens: slots that an upload must leave free or evictable.
+        """
         self._measure_step(now_s)
         if not self._waiting and not self._dead:
             return
         for resident in list(self._waiting.values()):
             self._advance(resident, now_s)
         if self.cache.can_start_upload():
-            self._start_due_upload(now_s)
+            self._start_due_upload(now_s, keep_free_tokens)
         if shortage_tokens > 0:
             self._release(now_s, shortage_tokens)
 
@@ -264,7 +269,7 @@ class TemporalExecutor:
             tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
             self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
 
-    def _start_due_upload(self, now_s: float) -> None:
+    def _start_due_upload(self, now_s: float, keep_free_tokens: int) -> None:
         """Starts one piece for the agent that is expected first among those whose time it is."""
         due: list[tuple[float, int, Resident]] = []
         for resident in self._waiting.values():
@@ -282,10 +287,10 @@ class TemporalExecutor:
             if start_by_s >= self.policy.upload_start_s(return_s, host):
                 due.append((return_s, resident.agent.seen_order, resident))
         for _, _, resident in sorted(due, key=lambda entry: entry[:2]):
-            if self._upload_piece(resident, now_s):
+            if self._upload_piece(resident, now_s, keep_free_tokens):
                 return
 
-    def _upload_piece(self, resident: Resident, now_s: float) -> bool:
+    def _upload_piece(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         key = resident.agent.key
         gap = self._begin_gap(resident)
         refusal = None
@@ -293,7 +298,9 @@ class TemporalExecutor:
         if resident.agent.calls and not self._fits_hold_budget(resident):
             refusal = "hold_budget_spent"
         else:
-            tokens = self.cache.upload(resident.leaf_id, self.config.upload_piece_tokens)
+            tokens = self.cache.upload(
+                resident.leaf_id, self.config.upload_piece_tokens, keep_free_tokens
+            )
             if tokens == 0:
                 refusal = "no_room"
         if refusal is not None:

@@ -1,6 +1,6 @@
 """An offline engine with the extension from the environment. Argument: the model.
 
-Prints as JSON what the front door and the ranks know after one agent's turn and call.
+Prints as JSON what the front door and the ranks know after one agent's turns and calls.
 """
 
 import asyncio
@@ -23,20 +23,25 @@ if __name__ == "__main__":
     )
     params = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
     tagged = {**params, "custom_params": {"tokencake": {"agent": "coder", "application": "run"}}}
-    answers = [
-        engine.generate(input_ids=[5, 6, 7], sampling_params=given)
-        for given in (params, tagged, tagged)
-    ]
     extension = engine.tokenizer_manager.tokencake
 
-    async def call() -> None:
-        def signals() -> None:
+    def answer(given: dict) -> list[int]:
+        return engine.generate(input_ids=[5, 6, 7], sampling_params=given)["output_ids"]
+
+    def send(signal: str, **fields: str) -> None:
+        """Over ZeroMQ from another thread; the engine listens only while its loop runs."""
+
+        def call() -> None:
             with Client(os.environ["TOKENCAKE_ZMQ_ENDPOINT"], strict=True) as client:
-                client.call_start("coder", "1", "search", application="run", predicted_s=30)
+                getattr(client, signal)("coder", application="run", **fields)
 
-        await asyncio.to_thread(signals)
+        engine.loop.run_until_complete(asyncio.to_thread(call))
 
-    engine.loop.run_until_complete(call())
+    outputs = [answer(params), answer(tagged)]
+    send("call_start", call_id="1", tool="search")
+    send("call_finish", call_id="1")
+    outputs.append(answer(tagged))
+    send("call_start", call_id="2", tool="search")
     status = engine.loop.run_until_complete(extension.status())
     engine.shutdown()
-    print(json.dumps({"outputs": [answer["output_ids"] for answer in answers], "status": status}))
+    print(json.dumps({"outputs": outputs, "status": status}))

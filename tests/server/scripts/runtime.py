@@ -9,6 +9,8 @@ import sys
 import httpx
 import sglang as sgl
 
+from tokencake_sglang.signals.client import Client
+
 if __name__ == "__main__":
     runtime = sgl.Runtime(
         model_path=sys.argv[1],
@@ -21,8 +23,11 @@ if __name__ == "__main__":
     )
     params = {"max_new_tokens": 4, "custom_params": {"tokencake": {"agent": "coder"}}}
     with httpx.Client(base_url=runtime.url, timeout=60) as http:
-        for _ in range(2):
-            http.post("/generate", json={"input_ids": [5, 6, 7], "sampling_params": params})
+        body = {"input_ids": [5, 6, 7], "sampling_params": params}
+        http.post("/generate", json=body)
+        with Client(runtime.url, strict=True) as client, client.agent("coder").tool_call("search"):
+            pass
+        http.post("/generate", json=body)
         status = http.get("/tokencake/status").json()
         settings = http.get("/server_info").json()
     parent = runtime.server_args.radix_cache_backend

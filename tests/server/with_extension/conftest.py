@@ -110,6 +110,15 @@ class Extension:
         """A client over ZeroMQ unless another target is given; failures raise."""
         return Client(target or self.server.zmq, api_key=API_KEY, strict=True)
 
+    def short_call(self, agent: str, application: str | None = None) -> None:
+        """A tool call of no length: the ranks record how the agent's next request finds its KV."""
+        with self.client() as client, client.agent(agent, application).tool_call("search"):
+            pass
+
+    def returns(self, agent: str, application: str | None = None) -> int:
+        """Calls that ended with a request of an agent whose turns the ranks know by that name."""
+        return len(self.decisions.of(application or agent, agent, "return"))
+
 
 @pytest.fixture(scope="package")
 def extension_process(

@@ -34,17 +34,20 @@ def test_the_agent_of_every_turn_reaches_the_ranks_streaming_or_not(extension, r
     body = route.body
     if carrier == "custom_params":
         headers, body = {}, route.with_custom_params({"tokencake": tag})
-    for stream in (False, True, False):
+    post(extension, route.path, {**body, "stream": False}, headers)
+    for stream in (True, False):
+        extension.short_call(agent, application)
         post(extension, route.path, {**body, "stream": stream}, headers)
-    # A return needs a turn before it that the rank knew by the same name.
-    assert len(extension.decisions.of(application, agent, "return")) == 2
+    assert extension.returns(agent, application) == 2
 
 
 def test_a_session_is_an_agent_where_nothing_else_is_said(extension):
     session = next(names)
-    for _ in range(2):
-        post(extension, "/generate", {**ROUTES[0].body, "session_id": session})
-    assert len(extension.decisions.of(session, session, "return")) == 1
+    body = {**ROUTES[0].body, "session_id": session}
+    post(extension, "/generate", body)
+    extension.short_call(session)
+    post(extension, "/generate", body)
+    assert extension.returns(session) == 1
 
 
 def test_each_request_of_a_batch_has_its_own_agent(extension):
@@ -56,11 +59,13 @@ def test_each_request_of_a_batch_has_its_own_agent(extension):
         }
         for agent in agents
     ]
-    for _ in range(2):
-        body = {"text": ["One", "Two", "Three"], "sampling_params": params}
-        assert len(post(extension, "/generate", body).json()) == 3
-    for agent in (agents[0], agents[2]):
-        assert len(extension.decisions.of(agent, agent, "return")) == 1
+    body = {"text": ["One", "Two", "Three"], "sampling_params": params}
+    assert len(post(extension, "/generate", body).json()) == 3
+    tagged = [agent for agent in agents if agent]
+    for agent in tagged:
+        extension.short_call(agent)
+    assert len(post(extension, "/generate", body).json()) == 3
+    assert [extension.returns(agent) for agent in tagged] == [1, 1]
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions"])
@@ -72,9 +77,10 @@ def test_several_answers_to_one_request_are_one_turn(extension, path):
         body["sampling_params"]["n"] = 2
     else:
         body["n"] = 2
-    for stream in (False, True):
-        post(extension, path, {**body, "stream": stream})
-    assert len(extension.decisions.of(agent, agent, "return")) == 1
+    post(extension, path, {**body, "stream": False})
+    extension.short_call(agent)
+    post(extension, path, {**body, "stream": True})
+    assert extension.returns(agent) == 1
 
 
 def test_untagged_requests_are_not_noticed(extension):
