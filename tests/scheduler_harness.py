@@ -94,7 +94,7 @@ class SchedulerHarness:
         streamer.stream_output = lambda _self, reqs, *_, **__: harness._collect(reqs)
         sender = self.scheduler.ipc_channels.send_to_tokenizer
         self.replies: list[Any] = []
-        sender.send_output = lambda output, _request=None: self.replies.append(output)
+        sender.send_output = lambda output, request=None: self._reply(output, request)
 
     # -- what the test does -------------------------------------------------------------------
 
@@ -235,6 +235,13 @@ class SchedulerHarness:
     def _take_inbox(self) -> list[Any]:
         taken, self._inbox = self._inbox, []
         return taken
+
+    def _reply(self, output: Any, request: Any) -> None:
+        from sglang.srt.managers.io_struct import AbortReq
+
+        if isinstance(output, AbortReq) and output.rid in self._submitted:
+            raise AssertionError(f"SGLang gave up {output.rid}: {output.finished_reason}")
+        self.replies.append(output)
 
     def _collect(self, reqs: Sequence[Any]) -> None:
         for req in reqs:

@@ -16,6 +16,16 @@ def turn(harness, tag, seed=1, tokens=600):
     return ids + harness.generate(ids, 16, tag)
 
 
+def soon_back(harness) -> None:
+    """A critical agent whose KV is on the host and whose call is about to end."""
+    turn(harness, CRITICAL, tokens=900)
+    start_call(harness, CRITICAL, 3.0)
+    harness.planner.spatial.drop_one_pin(harness.now_s, "test")
+    harness.settle()
+    harness.cache.release(harness.planner.residents[CRITICAL.key].leaf_id)
+    assert tiers(harness, CRITICAL)[0] == 0
+
+
 def test_a_critical_agents_prefix_survives_pressure(harness):
     turn(harness, CRITICAL)
     fill_pool(harness, requests=4)
@@ -73,7 +83,7 @@ def test_a_finished_agents_pin_is_dropped(harness):
 
 
 def test_admission_leaves_the_reserve_to_critical_agents(harness):
-    turn(harness, CRITICAL, tokens=50)  # alive, holds almost nothing
+    soon_back(harness)
     running = harness.submit(prompt(50, 500), 300)
     harness.step(2)
     waiting = harness.submit(prompt(51, 500), 4)
@@ -87,10 +97,10 @@ def test_admission_leaves_the_reserve_to_critical_agents(harness):
 
 
 def test_a_smaller_request_does_not_overtake_a_deferred_one(harness):
-    turn(harness, CRITICAL, tokens=50)
+    soon_back(harness)
     running = harness.submit(prompt(50, 500), 300)
     harness.step(2)
-    deferred = harness.submit(prompt(51, 500), 4)
+    deferred = harness.submit(prompt(51, 1000), 4)
     smaller = harness.submit(prompt(53, 20), 4)
     critical = harness.submit(prompt(52, 500), 100, CRITICAL)
     harness.step(2)
@@ -99,7 +109,9 @@ def test_a_smaller_request_does_not_overtake_a_deferred_one(harness):
     harness.run(running, deferred, smaller, critical)
 
 
-def test_the_reserve_is_lent_while_no_critical_agent_lives(harness):
+def test_the_reserve_is_lent_while_no_critical_agent_is_expected(harness):
+    turn(harness, CRITICAL, tokens=50)
+    start_call(harness, CRITICAL, 500.0)
     running = harness.submit(prompt(50, 500), 200)
     harness.step(2)
     second = harness.submit(prompt(51, 500), 4)
@@ -109,9 +121,24 @@ def test_the_reserve_is_lent_while_no_critical_agent_lives(harness):
 
 
 def test_whoever_is_alone_may_have_the_whole_pool(harness):
-    turn(harness, CRITICAL, tokens=50)
+    soon_back(harness)
     rid = harness.submit(prompt(60, 1800), 4)
     harness.run(rid, limit=50)
+
+
+def test_the_pin_of_an_agent_that_nobody_expects_is_dropped(harness):
+    turn(harness, CRITICAL)
+    harness.at(harness.now_s + 60.0)
+    harness.step()
+    assert harness.decisions("unpin") == [("reviewer", "idle")]
+
+
+def test_the_pin_of_a_stalled_agent_stays(harness):
+    turn(harness, CRITICAL)
+    start_call(harness, CRITICAL, 300.0)
+    harness.at(harness.now_s + 60.0)
+    harness.step()
+    assert harness.decisions("unpin") == []
 
 
 def test_pins_let_go_when_the_queue_would_starve(harness):
@@ -133,7 +160,7 @@ def test_pins_let_go_when_running_requests_could_not_grow(harness, monkeypatch):
     harness.run(rid)
 
 
-def test_critical_requests_go_first_then_older_applications(harness):
+def test_older_applications_go_first_and_critical_agents_within_them(harness):
     blocker = harness.submit(prompt(70, 1500), 40)
     harness.step(2)
     newer = AgentTag(agent="n", application="newer")
@@ -142,7 +169,8 @@ def test_critical_requests_go_first_then_older_applications(harness):
     rids["older-1"] = harness.submit(prompt(72, 600), 2, older)
     rids["newer"] = harness.submit(prompt(73, 600), 2, newer)
     rids["older-2"] = harness.submit(prompt(74, 600), 2, older)
-    rids["critical"] = harness.submit(prompt(75, 600), 2, CRITICAL)
+    critical = AgentTag(agent="c", application="older", critical=True)
+    rids["critical"] = harness.submit(prompt(75, 600), 2, critical)
     harness.step(1)
     queue = [req.rid for req in harness.scheduler.waiting_queue]
     assert queue == [rids[name] for name in ("critical", "older-1", "older-2", "newer")]

@@ -24,6 +24,7 @@ class RandomAgents:
         self.contexts: dict[AgentTag, list[int]] = {}
         self.running: dict[str, tuple[AgentTag, list[int]]] = {}
         self.ending: list[tuple[float, AgentTag, str]] = []
+        self.gone: set[AgentTag] = set()
         for application in range(4):
             head = prompt(seed * 100 + application, self.rng.randrange(50, 300))
             for agent in range(3):
@@ -59,6 +60,7 @@ class RandomAgents:
         context = self.contexts[tag] + prompt(self.rng.randrange(10**6), self.rng.randrange(1, 400))
         if len(context) > 1500:
             context = context[:300]
+        self.gone.discard(tag)
         rid = self.harness.submit(context, self.rng.randrange(1, 60), tag)
         self.running[rid] = (tag, context)
         return 1
@@ -82,9 +84,11 @@ class RandomAgents:
         chance = self.rng.random()
         if chance < 0.05:
             self.harness.send(AgentFinish(**who))
+            self.gone.add(tag)
         elif chance < 0.07:
             self.harness.send(ApplicationFinish(application=tag.application))
-        elif chance < 0.9:
+            self.gone |= {other for other in self.contexts if other.application == tag.application}
+        elif chance < 0.9 and tag not in self.gone:
             duration_s = self.rng.choice([0.1, 1.0, 5.0, 30.0])
             predicted_s = self.rng.choice([None, duration_s, 3 * duration_s, duration_s / 3])
             self.harness.send(

@@ -73,6 +73,19 @@ def test_a_held_prefix_survives_pressure_until_its_request_comes(harness):
     assert harness.decisions("unhold") == [("coder", "admitted")]
 
 
+def test_nothing_is_uploaded_while_others_wait_for_memory(harness):
+    stalled_agent(harness)
+    fill_pool(harness)
+    running = harness.submit(prompt(98, 1000), 60)
+    waiting = harness.submit(prompt(99, 1500), 4)
+    harness.step(3)
+    harness.at(harness.now_s + 9.9)
+    harness.step(4)
+    assert [req.rid for req in harness.scheduler.waiting_queue] == [waiting]
+    assert harness.decisions("upload") == []
+    harness.run(running, waiting)
+
+
 def test_an_upload_leaves_the_memory_that_a_chunked_prompt_was_promised(harness):
     """SGLang takes a prompt's later chunks for granted: it dies if their slots are gone."""
     stalled_agent(harness)

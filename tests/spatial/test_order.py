@@ -11,8 +11,12 @@ queues = st.lists(
 )
 
 
-def test_critical_agents_go_first():
-    assert admission_order([Queued(False, 0), Queued(True, 9)]) == [1, 0]
+def test_within_an_application_critical_agents_go_first():
+    assert admission_order([Queued(False, 7), Queued(True, 7)]) == [1, 0]
+
+
+def test_a_critical_agent_does_not_overtake_an_older_application():
+    assert admission_order([Queued(False, 0), Queued(True, 9)]) == [0, 1]
 
 
 def test_older_applications_go_before_younger_ones():

@@ -30,9 +30,11 @@ def test_quotas_never_exceed_the_reserve(reserve_tokens, quotas):
 
 def test_what_critical_agents_hold_counts_towards_the_reserve():
     partitions = Partitions(1000, {})
-    assert partitions.withheld_tokens(300, critical_alive=True) == 700
-    assert partitions.withheld_tokens(5000, critical_alive=True) == 0
+    assert partitions.withheld_tokens(held_tokens=300, needed_tokens=5000) == 700
+    assert partitions.withheld_tokens(held_tokens=5000, needed_tokens=5000) == 0
 
 
-def test_the_reserve_is_lent_when_no_critical_agent_can_come():
-    assert Partitions(1000, {}).withheld_tokens(0, critical_alive=False) == 0
+def test_no_more_is_withheld_than_critical_agents_need():
+    partitions = Partitions(1000, {})
+    assert partitions.withheld_tokens(held_tokens=0, needed_tokens=200) == 200
+    assert partitions.withheld_tokens(held_tokens=0, needed_tokens=0) == 0

@@ -4,8 +4,10 @@ It reads no clock and decides from the log and the tree only, so every rank of a
 pipeline-parallel group does the same at the same step.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from tokencake_sglang.agents.errors import AgentError
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentTable, Change, Transition
 from tokencake_sglang.config import TokencakeConfig
@@ -20,6 +22,8 @@ from tokencake_sglang.temporal.policy import FarthestReturnFirst, TemporalPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+
+logger = logging.getLogger(__name__)
 
 LOOK_AHEAD_REQUESTS = 16
 """How many queued requests count towards the memory that is short."""
@@ -61,6 +65,8 @@ class Planner:
         self.now_s = 0.0
         self.sequence = 0
         self.resets = 0
+        self.left_waiting = False
+        """Whether the last admission left requests waiting: then memory has a price."""
         policy = temporal_policy or FarthestReturnFirst(
             link_tokens_per_s=config.link_bytes_per_s / kv_bytes_per_token,
             lead_s=config.upload_lead_s,
@@ -87,14 +93,20 @@ class Planner:
         entry = message.entry()
         self.sequence = entry.sequence
         self.now_s = max(self.now_s, entry.stamp_s)
-        for transition in self.table.apply(entry.event, self.now_s):
+        try:
+            transitions = self.table.apply(entry.event, self.now_s)
+        except AgentError:
+            # The main process accepted it, so its table and this one differ: a defect, but no
+            # reason to stop serving.
+            logger.exception("event %d was refused here", entry.sequence)
+            return
+        for transition in transitions:
             self._follow(transition)
 
     def _follow(self, transition: Transition) -> None:
         agent, call = transition.agent, transition.call
         match transition.change:
             case Change.REQUEST_BEGAN:
-                self.spatial.agent_lives(agent)
                 if self.config.temporal_on:
                     self.temporal.returned(agent, self.now_s)
             case Change.REQUEST_ENDED:
@@ -106,7 +118,6 @@ class Planner:
             case Change.CALL_LAPSED if self.config.temporal_on and call is not None:
                 self.temporal.call_lapsed(agent, call, self.now_s)
             case Change.AGENT_FINISHED | Change.AGENT_FORGOTTEN:
-                self.spatial.agent_left(agent)
                 self._let_go(agent, transition.change)
 
     def _let_go(self, agent: Agent, change: Change) -> None:
@@ -114,7 +125,7 @@ class Planner:
             self.temporal.finished(agent, self.now_s)
         resident = self.residents.get(agent.key)
         if resident is not None:
-            self.spatial.unpin(resident, self.now_s, change)
+            self.spatial.left(resident, self.now_s, change)
         if change is Change.AGENT_FORGOTTEN:
             self.temporal.forget(agent.key)
             self.residents.pop(agent.key, None)
@@ -164,13 +175,18 @@ class Planner:
         """
         if not self.residents:
             return
+        self.spatial.step(self.now_s)
         committed_tokens = self._committed_tokens(running, chunked)
         self._keep_free(committed_tokens)
         if self.config.temporal_on:
+            if self.left_waiting and self.cache.pin_count:
+                self.temporal.drop_holds_of_queued(self.now_s)
             self.temporal.step(
                 self.now_s,
                 shortage_tokens=self._shortage_tokens(waiting_queue, running),
-                keep_free_tokens=committed_tokens + GROWTH_TOKENS * len(running),
+                queue_waits=self.left_waiting,
+                keep_free_tokens=committed_tokens
+                + GROWTH_TOKENS * (len(running) + (chunked is not None)),
             )
 
     def batch_admitted(self, batch: "ScheduleBatch") -> None:

@@ -72,9 +72,15 @@ class SchedulerHooks:
         self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any
     ) -> None:
         """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
-        planner_of(scheduler).step(
-            scheduler.waiting_queue, scheduler.running_batch.reqs, scheduler.chunked_req
-        )
+        running = list(scheduler.running_batch.reqs)
+        last = scheduler.last_batch
+        if (
+            last is not None
+            and last is not scheduler.running_batch
+            and last.forward_mode.is_extend()
+        ):
+            running += last.reqs  # just prefilled: SGLang merges them after this hook
+        planner_of(scheduler).step(scheduler.waiting_queue, running, scheduler.chunked_req)
 
     def get_new_batch_prefill(
         self,
@@ -86,6 +92,7 @@ class SchedulerHooks:
         """AFTER: the batch waits for the uploads it reads; a starving queue frees pins."""
         planner = planner_of(scheduler)
         batch: ScheduleBatch | None = plan.batch_to_run
+        planner.left_waiting = bool(scheduler.waiting_queue)
         if batch is not None:
             planner.batch_admitted(batch)
         elif (

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
-from tokencake_sglang.agents.table import Agent
+from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident, pin_holder
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sglang.srt.managers.schedule_batch import Req
+
+
+RETURN_HORIZON_S = 5.0
+"""How far ahead of a critical agent's predicted return its part of the reserve is kept free."""
+
+GROWTH_TOKENS = 64
+"""Room for an answer, counted with each critical request."""
 
 
 class SpatialExecutor:
@@ -36,7 +43,10 @@ class SpatialExecutor:
         self.critical_waiting = 0
         """Critical requests in the queue at the last ``order``, which precedes each admission."""
         self._pinned: dict[tuple[str, AgentKey], Resident] = {}  # by pin holder, oldest pin first
-        self._critical_alive: set[AgentKey] = set()
+        self._critical: dict[AgentKey, Resident] = {}
+        self._waiting_need_tokens = 0
+        self._now_s = 0.0
+        self.idle_pin_s = config.hold_timeout_s
 
     def is_critical(self, agent: Agent) -> bool:
         return agent.critical or agent.agent_type in self.critical_types
@@ -47,8 +57,9 @@ class SpatialExecutor:
         """Pins a critical agent's new path within its partition's quota, older pins giving way."""
         agent = resident.agent
         if not self.is_critical(agent) or self.partitions.reserve_tokens == 0:
-            self.unpin(resident, now_s, "not_critical")
+            self.left(resident, now_s, "not_critical")
             return
+        self._critical[agent.key] = resident
         partition = self.partitions.partition_of(agent.agent_type)
         quota = self.partitions.quota_tokens(partition)
         if self.cache.pinned_tokens([], also=resident.leaf_id) > quota:
@@ -75,6 +86,20 @@ class SpatialExecutor:
             self.cache.unpin(resident.pin_holder)
             self.log.record(now_s, resident.agent.key, Action.UNPIN, reason)
 
+    def left(self, resident: Resident, now_s: float, reason: str) -> None:
+        """The agent is critical no more: finished, forgotten, or tagged otherwise."""
+        self._critical.pop(resident.agent.key, None)
+        self.unpin(resident, now_s, reason)
+
+    def step(self, now_s: float) -> None:
+        """Unpins agents that neither stopped at a call nor came back: nobody expects them."""
+        self._now_s = now_s
+        for resident in list(self._pinned.values()):
+            agent = resident.agent
+            idle_s = now_s - agent.last_event_s
+            if agent.state is AgentState.IDLE and idle_s > self.idle_pin_s:
+                self.unpin(resident, now_s, "idle")
+
     def drop_one_pin(self, now_s: float, reason: str) -> bool:
         """Unpins the agent pinned longest ago; False when nothing is pinned."""
         resident = next(iter(self._pinned.values()), None)
@@ -86,23 +111,24 @@ class SpatialExecutor:
     def clear(self) -> None:
         """The tree was reset, and every pin with it."""
         self._pinned.clear()
+        self._critical.clear()
 
     # -- admission ----------------------------------------------------------------------------
 
-    def agent_lives(self, agent: Agent) -> None:
-        """A request of the agent began: while a critical one lives, its reserve is kept."""
-        if self.is_critical(agent):
-            self._critical_alive.add(agent.key)
-        else:
-            self._critical_alive.discard(agent.key)
-
-    def agent_left(self, agent: Agent) -> None:
-        """The agent has finished or was forgotten."""
-        self._critical_alive.discard(agent.key)
-
     def withheld_tokens(self, running: "Sequence[Req]") -> int:
-        """What a request that is not critical must leave free."""
-        if not self._critical_alive or self.partitions.reserve_tokens == 0:
+        """What a request that is not critical must leave free.
+
+        As much of the reserve as critical agents need that wait, or will be back within
+        ``RETURN_HORIZON_S``: what nobody needs soon is lent to everybody.
+        """
+        if self.partitions.reserve_tokens == 0:
+            return 0
+        soon_s = self._now_s + RETURN_HORIZON_S
+        needed = self._waiting_need_tokens
+        for resident in self._critical.values():
+            if resident.return_s is not None and resident.return_s <= soon_s:
+                needed += resident.tokens + GROWTH_TOKENS
+        if needed == 0:
             return 0
         held = self.cache.pinned_tokens(list(self._pinned))
         for req in running:
@@ -111,13 +137,16 @@ class SpatialExecutor:
                 pinned = self._pinned.get(pin_holder(agent.key))
                 tokens = len(req.origin_input_ids) + len(req.output_ids)
                 held += max(0, tokens - (pinned.tokens if pinned is not None else 0))
-        return self.partitions.withheld_tokens(held, critical_alive=True)
+        return self.partitions.withheld_tokens(held, needed)
 
     def order(self, waiting_queue: "list[Req]") -> None:
-        """Sorts the queue in place."""
+        """Sorts the queue in place, and notes what its critical requests need."""
         queue: list[Queued | None] = []
+        self._waiting_need_tokens = 0
         for req in waiting_queue:
             agent = self.agent_of(req)
+            if agent is not None and self.is_critical(agent):
+                self._waiting_need_tokens += len(req.origin_input_ids) + GROWTH_TOKENS
             queue.append(
                 None if agent is None else Queued(self.is_critical(agent), agent.application_order)
             )
@@ -130,7 +159,7 @@ class SpatialExecutor:
     def snapshot(self) -> dict[str, int]:
         return {
             "reserve_tokens": self.partitions.reserve_tokens,
-            "critical_agents": len(self._critical_alive),
+            "critical_agents": len(self._critical),
             "pinned_agents": len(self._pinned),
             "pinned_tokens": self.cache.pinned_tokens(list(self._pinned)),
         }

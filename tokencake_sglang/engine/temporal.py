@@ -97,6 +97,12 @@ class TemporalExecutor:
             gap.returned_s = now_s
             resident.gap = gap
 
+    def drop_holds_of_queued(self, now_s: float) -> None:
+        """While memory is short, a request that queues anyway must not hold what others need."""
+        for resident in self.residents.values():
+            if resident.agent.rids and self.cache.is_pinned(resident.hold_holder):
+                self._unhold(resident, now_s, "queued")
+
     def admitted(self, agent: Agent, now_s: float, loaded_tokens: int) -> None:
         """The agent's request runs and holds its own locks. Records how its KV was found.
 
@@ -173,11 +179,14 @@ class TemporalExecutor:
 
     # -- each step ----------------------------------------------------------------------------
 
-    def step(self, now_s: float, *, shortage_tokens: int, keep_free_tokens: int) -> None:
+    def step(
+        self, now_s: float, *, shortage_tokens: int, queue_waits: bool, keep_free_tokens: int
+    ) -> None:
         """Uploads what is due and releases what is short; called once per scheduler step.
 
         Args:
             shortage_tokens: slots that the next admissions need beyond what is free.
+            queue_waits: whether the last admission left requests waiting.
             keep_free_tokens: slots that an upload must leave free or evictable.
         """
         self._measure_step(now_s)
@@ -185,7 +194,9 @@ class TemporalExecutor:
             return
         for resident in list(self._waiting.values()):
             self._advance(resident, now_s)
-        if self.cache.can_start_upload():
+        # While a queue waits, an upload would only take what it waits for, and the agent's own
+        # request would queue behind it: SGLang then loads it at admission, layer by layer.
+        if not queue_waits and self.cache.can_start_upload():
             self._start_due_upload(now_s, keep_free_tokens)
         if shortage_tokens > 0:
             self._release(now_s, shortage_tokens)

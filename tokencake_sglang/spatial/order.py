@@ -15,16 +15,18 @@ class Queued:
 def admission_order(queue: Sequence[Queued | None]) -> list[int]:
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
-    Untagged requests keep their places. In the places of tagged ones, critical agents come first,
-    then applications by age, so that applications finish instead of taking turns; within one
-    application the order given (SGLang's own policy) stays.
+    Untagged requests keep their places. In the places of tagged ones, applications come by age, so
+    that they finish instead of taking turns; within an application critical agents come first, and
+    otherwise the order given (SGLang's own policy) stays. Across applications it is the reserve
+    that helps critical agents: putting them first here costs more than it brings
+    (docs/design.md, "Queue order").
     """
     places = [place for place, request in enumerate(queue) if request is not None]
 
-    def rank(place: int) -> tuple[bool, int, int]:
+    def rank(place: int) -> tuple[int, bool, int]:
         request = queue[place]
         assert request is not None
-        return (not request.critical, request.application_order, place)
+        return (request.application_order, not request.critical, place)
 
     order = list(range(len(queue)))
     for place, chosen in zip(places, sorted(places, key=rank), strict=True):

@@ -24,14 +24,12 @@ class Partitions:
         part = self.quotas[partition] if partition else 1.0 - sum(self.quotas.values())
         return int(self.reserve_tokens * max(0.0, part))
 
-    def withheld_tokens(self, critical_tokens: int, critical_alive: bool) -> int:
+    def withheld_tokens(self, held_tokens: int, needed_tokens: int) -> int:
         """What admission must leave free for critical agents.
 
         Args:
-            critical_tokens: device tokens that critical agents hold already, pinned or running.
-            critical_alive: whether any critical agent can still come; the reserve is lent to
-                everybody when none can.
+            held_tokens: device tokens that critical agents hold already, pinned or running.
+            needed_tokens: what critical agents need that wait or will soon be back; the rest of
+                the reserve is lent.
         """
-        if not critical_alive:
-            return 0
-        return max(0, self.reserve_tokens - critical_tokens)
+        return max(0, min(self.reserve_tokens - held_tokens, needed_tokens))
