@@ -42,7 +42,7 @@ STOCK = {
     "stock, fcfs": "--enable-hierarchical-cache --schedule-policy fcfs",
     "stock, lpm": "--enable-hierarchical-cache --schedule-policy lpm",
 }
-EXTENSION = {"TokenCake": "--enable-tokencake --schedule-policy lpm"}
+EXTENSION = {"TokenCake": "--enable-tokencake"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record = {
             "configuration": {
                 "scenario": asdict(scenario),
-                "server_flags": shlex.join(flags),
+                "server_flags": shlex.join(
+                    Path(flag).name if "/" in flag else flag for flag in flags
+                ),
                 "variants": variants,
             },
             "environment": _environment(),
@@ -201,7 +203,7 @@ def _busy_s() -> float:
 def _environment() -> dict[str, Any]:
     packages = ("sglang", "tokencake-sglang", "torch")
     return {
-        "machine": platform.node(),
+        "machine": platform.machine(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg(),
