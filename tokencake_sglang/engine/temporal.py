@@ -1,8 +1,6 @@
 """Applies the temporal policy to the cache: insure, release, upload, hold."""
 
 import math
-from collections.abc import Iterable
-
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState, Call
 from tokencake_sglang.config import TokencakeConfig
@@ -48,6 +46,7 @@ class TemporalExecutor:
         self._last_step_s = 0.0
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
         self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
+        self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -99,8 +98,8 @@ class TemporalExecutor:
 
     def drop_holds_of_queued(self, now_s: float) -> None:
         """While memory is short, a request that queues anyway must not hold what others need."""
-        for resident in self.residents.values():
-            if resident.agent.rids and self.cache.is_pinned(resident.hold_holder):
+        for resident in list(self._held.values()):
+            if resident.agent.rids:
                 self._unhold(resident, now_s, "queued")
 
     def admitted(self, agent: Agent, now_s: float, loaded_tokens: int) -> None:
@@ -168,7 +167,10 @@ class TemporalExecutor:
     def turn_ended(self, resident: Resident) -> None:
         """A new turn's KV is in the tree."""
         self._dead.pop(resident.agent.key, None)
-        if resident.agent.calls:  # announced while the turn was still being streamed
+        if resident.agent.finished:  # by a signal that overtook its last turn
+            resident.return_s = math.inf
+            self._dead[resident.agent.key] = resident
+        elif resident.agent.calls:  # announced while the turn was still being streamed
             self._expect(resident)
             self._insure(resident, resident.agent.last_event_s)
 
@@ -176,6 +178,7 @@ class TemporalExecutor:
         """The tree was reset: nothing is anywhere any more."""
         self._waiting.clear()
         self._dead.clear()
+        self._held.clear()
 
     # -- each step ----------------------------------------------------------------------------
 
@@ -209,12 +212,11 @@ class TemporalExecutor:
 
     def drop_one_hold(self, now_s: float, reason: str) -> bool:
         """Unpins the held agent that is expected last; False when nothing is held."""
-        held = [r for r in self.residents.values() if self.cache.is_pinned(r.hold_holder)]
-        if not held:
+        if not self._held:
             return False
         # Agents whose request is already here come last: they are nearest to using it.
         victim = max(
-            held,
+            self._held.values(),
             key=lambda r: (
                 r.agent.state is not AgentState.ACTIVE,
                 r.return_s or 0.0,
@@ -274,6 +276,7 @@ class TemporalExecutor:
         loaded = self.cache.deepest_on_device(resident.leaf_id)
         if loaded is None or not self.cache.pin(resident.hold_holder, loaded):
             return
+        self._held[resident.agent.key] = resident
         _, host = self.cache.tokens_by_tier(resident.leaf_id)
         if host < self.cache.load_back_threshold:
             resident.residence = Residence.HELD
@@ -373,8 +376,10 @@ class TemporalExecutor:
             self.cache.host_pin(resident.hold_holder, resident.leaf_id)
 
     def _unhold(self, resident: Resident, now_s: float, reason: str) -> None:
-        if self.cache.is_pinned(resident.hold_holder):
+        if self._held.pop(resident.agent.key, None) is not None:
             self.cache.unpin(resident.hold_holder)
+            if resident.residence is Residence.HELD:
+                resident.residence = Residence.DEVICE  # anybody may evict it now
             self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
 
     def _let_go(self, resident: Resident, now_s: float, reason: str) -> None:
@@ -396,12 +401,13 @@ class TemporalExecutor:
     # -- for status ---------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, int]:
-        held: Iterable[Resident] = self._waiting.values()
         return {
             "in_gap": len(self._waiting),
             "finished_resident": len(self._dead),
-            "uploading": sum(r.residence is Residence.UPLOADING for r in held),
-            "held": sum(self.cache.is_pinned(r.hold_holder) for r in self.residents.values()),
+            "uploading": sum(
+                resident.residence is Residence.UPLOADING for resident in self._waiting.values()
+            ),
+            "held": len(self._held),
             "hold_budget_tokens": self.hold_budget_tokens,
             "host_held_tokens": self.cache.host_pinned_tokens(),
             "host_budget_tokens": self.host_budget_tokens,
