@@ -1,6 +1,7 @@
 """Applies the temporal policy to the cache: insure, release, upload, hold."""
 
 import math
+
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState, Call
 from tokencake_sglang.config import TokencakeConfig
