@@ -89,6 +89,7 @@ def test_a_strict_client_raises_what_the_server_refused(server, connect):
 
 
 def test_a_lenient_client_warns_once_for_each_kind_of_failure(server, connect, caplog):
+    caplog.set_level(logging.WARNING, logger="tokencake_sglang")
     server.know("coder")
     client = connect(server)
     with caplog.at_level(logging.WARNING):
