@@ -10,6 +10,9 @@ Figures = Mapping[str, Any]
 NOISE = 0.03
 """Relative differences of times below this are called equal: runs repeat to a few per cent."""
 
+SPEED_RATIO = 1.2
+"""Processor time of two runs further apart than this is not the policy's doing alone."""
+
 BUSY_CPUS = 0.3
 """Above this, what other programs took of the processors is too much to compare times."""
 
@@ -110,12 +113,22 @@ def verdict(stock: Mapping[str, Figures], ours: Figures) -> list[str]:
 
 def cautions(measured: Mapping[str, Figures]) -> list[str]:
     """Why the times of these runs should not be compared; empty when they can be."""
-    return [
+    found = [
         f"Other programs kept {figures['others_cpus']:.1f} processors busy during {label}: "
         "times cannot be compared, repeat on a quiet machine. Tokens and outputs can."
         for label, figures in measured.items()
         if figures["others_cpus"] > BUSY_CPUS
     ]
+    cpu_s = {label: figures["server_cpu_s"] for label, figures in measured.items()}
+    slow, fast = max(cpu_s, key=cpu_s.__getitem__), min(cpu_s, key=cpu_s.__getitem__)
+    if cpu_s[slow] > SPEED_RATIO * cpu_s[fast]:
+        found.append(
+            f"The server took {cpu_s[slow]:.0f} s of processor time under {slow} and "
+            f"{cpu_s[fast]:.0f} s under {fast} for the same outputs: the machine changed its speed "
+            "or batches fell differently. One such run proves nothing about times; repeat it. "
+            "Tokens and outputs can be compared."
+        )
+    return found
 
 
 def _outcome(before: float, after: float) -> str:
