@@ -11,7 +11,7 @@ NOISE = 0.03
 """Relative differences of times below this are called equal: runs repeat to a few per cent."""
 
 SPEED_RATIO = 1.2
-"""Processor time of two runs further apart than this is not the policy's doing alone."""
+"""Runs further apart than this have to be repeated before they mean anything."""
 
 BUSY_CPUS = 0.3
 """Above this, what other programs took of the processors is too much to compare times."""
@@ -119,14 +119,13 @@ def cautions(measured: Mapping[str, Figures]) -> list[str]:
         for label, figures in measured.items()
         if figures["others_cpus"] > BUSY_CPUS
     ]
-    cpu_s = {label: figures["server_cpu_s"] for label, figures in measured.items()}
-    slow, fast = max(cpu_s, key=cpu_s.__getitem__), min(cpu_s, key=cpu_s.__getitem__)
-    if cpu_s[slow] > SPEED_RATIO * cpu_s[fast]:
+    wall_s = {label: figures["makespan_s"] for label, figures in measured.items()}
+    slow, fast = max(wall_s, key=wall_s.__getitem__), min(wall_s, key=wall_s.__getitem__)
+    if wall_s[slow] > SPEED_RATIO * wall_s[fast]:
         found.append(
-            f"The server took {cpu_s[slow]:.0f} s of processor time under {slow} and "
-            f"{cpu_s[fast]:.0f} s under {fast} for the same outputs: the machine changed its speed "
-            "or batches fell differently. One such run proves nothing about times; repeat it. "
-            "Tokens and outputs can be compared."
+            f"{slow} took {wall_s[slow]:.0f} s and {fast} {wall_s[fast]:.0f} s for the same outputs. "
+            "On shared machines one variant alone varies as much from run to run: repeat it before "
+            "you believe it. Tokens and outputs can be compared."
         )
     return found
 
