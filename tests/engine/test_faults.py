@@ -148,3 +148,12 @@ def test_an_agent_whose_kv_was_dropped_meanwhile_returns_without_it(harness, mon
     finish_calls(harness, AGENT)
     harness.generate(context, 4, AGENT)
     assert harness.decisions("return") == [("coder", "lost")]
+
+
+def test_a_signal_for_a_finished_agent_does_not_disturb_the_scheduler(harness):
+    """The main process refuses it; a rank that were to see it all the same must go on serving."""
+    harness.generate(prompt(1), 16, AGENT)
+    harness.send(ApplicationFinish(application="app"))
+    start_call(harness, AGENT, 5.0)
+    assert harness.planner.temporal.snapshot()["in_gap"] == 0
+    assert len(harness.generate(prompt(2), 4)) == 4
