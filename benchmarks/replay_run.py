@@ -12,13 +12,13 @@ import time
 from typing import Any
 
 from benchmarks.workloads import tokencake_dags
-from benchmarks.workloads.arrivals import equal_spacing, replicate
-from benchmarks.workloads.closed_loop import CallReturned, ClosedLoop, Dispatch
-from benchmarks.workloads.replay import Request as ReplayRequest
-from benchmarks.workloads.replay import Workload, read
-from benchmarks.workloads.tokens import expand
 from tokencake_sglang.agents.events import ApplicationFinish, CallFinish, CallStart
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.replay.arrivals import equal_spacing, replicate
+from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
+from tokencake_sglang.replay.tokens import expand
+from tokencake_sglang.replay.workload import Request as ReplayRequest
+from tokencake_sglang.replay.workload import Workload, read
 from tokencake_sglang.timewarp.cost import CostModel
 from tokencake_sglang.timewarp.engine import VOCABULARY, Request, TimeWarp
 from tokencake_sglang.timewarp.hardware import load_hardware_profile
@@ -171,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dag", choices=["code_writer", "deep_research"])
-    source.add_argument("--replay", metavar="FILE", help="a replay file (workloads/FORMAT.md)")
+    source.add_argument("--replay", metavar="FILE", help="a replay file (tokencake_sglang/replay/FORMAT.md)")
     parser.add_argument("--applications", type=int, default=24, help="copies of the DAG")
     parser.add_argument("--rate", type=float, default=0.2, help="applications per second")
     parser.add_argument("--system", choices=sorted(SYSTEMS), default="tokencake")

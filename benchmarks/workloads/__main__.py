@@ -9,17 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.workloads import (
-    agentinfer_swebench,
-    arrivals,
-    chat,
-    claude_code,
-    replay,
-    tokencake_dags,
-    tool_times,
-)
-from benchmarks.workloads.replay import Workload
-from benchmarks.workloads.summary import summarize
+from benchmarks.workloads import agentinfer_swebench, chat, claude_code, tokencake_dags
+from tokencake_sglang.replay import arrivals, tool_times
+from tokencake_sglang.replay import workload as replay
+from tokencake_sglang.replay.summary import summarize
+from tokencake_sglang.replay.workload import Workload
 
 
 def build(args: argparse.Namespace) -> Workload:

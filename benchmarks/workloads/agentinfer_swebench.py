@@ -23,9 +23,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.workloads import datasets, tokens
-from benchmarks.workloads.replay import Header, Request, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
+from benchmarks.workloads import datasets
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Header, Request, ToolCall, Workload
 
 DATA = datasets.SLICES / "agentinfer_swebench.jsonl.gz"
 LEAD_HEAD_TOKENS = 19_469

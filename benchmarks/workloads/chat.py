@@ -8,8 +8,8 @@ import math
 import random
 from statistics import NormalDist
 
-from benchmarks.workloads.replay import Header, Request, Workload
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Header, Request, Workload
 
 
 def generate(

@@ -30,9 +30,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.workloads import datasets, tokens
-from benchmarks.workloads.replay import Header, Request, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
+from benchmarks.workloads import datasets
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Header, Request, ToolCall, Workload
 
 DATA = datasets.path("weka_claude_code/sessions.jsonl.gz", "weka_claude_code_slice.jsonl.gz")
 SOURCE = (

@@ -16,9 +16,10 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.workloads import datasets, tokens
-from benchmarks.workloads.replay import Header, ReplayError, Request, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
+from benchmarks.workloads import datasets
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Header, ReplayError, Request, ToolCall, Workload
 
 DATA = datasets.SLICES / "tokencake_dags.json"
 APPLICATIONS = ("code_writer", "deep_research")

@@ -2,8 +2,9 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.workloads import agentinfer_swebench, tokens
-from benchmarks.workloads.closed_loop import schedule
+from benchmarks.workloads import agentinfer_swebench
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.closed_loop import schedule
 
 RECORDS = agentinfer_swebench.records()
 WORKLOAD = agentinfer_swebench.load()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.workloads import arrivals, claude_code, datasets, tokens
+from benchmarks.workloads import claude_code, datasets
 from benchmarks.workloads.claude_code import Entry, Session
-from benchmarks.workloads.closed_loop import schedule
-from benchmarks.workloads.replay import Request, Workload
+from tokencake_sglang.replay import arrivals, tokens
+from tokencake_sglang.replay.closed_loop import schedule
+from tokencake_sglang.replay.workload import Request, Workload
 
 SLICE = datasets.SLICES / "weka_claude_code_slice.jsonl.gz"
 WHOLE = datasets.WHOLE / "weka_claude_code" / "sessions.jsonl.gz"

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.workloads import __main__ as command
-from benchmarks.workloads import datasets, replay
+from benchmarks.workloads import datasets
+from tokencake_sglang.replay import workload as replay
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import pytest
 
 from benchmarks.workloads import tokencake_dags
-from benchmarks.workloads.closed_loop import schedule
-from benchmarks.workloads.replay import Workload
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay.closed_loop import schedule
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Workload
 
 CODE_WRITER = tokencake_dags.load("code_writer")
 DEEP_RESEARCH = tokencake_dags.load("deep_research")

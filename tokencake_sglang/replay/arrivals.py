@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from benchmarks.workloads.closed_loop import schedule
-from benchmarks.workloads.replay import Request, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay.closed_loop import schedule
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Request, ToolCall, Workload
 
 
 def equal_spacing(workload: Workload, rate: float) -> Workload:

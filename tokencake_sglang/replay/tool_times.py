@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import msgspec
 
-from benchmarks.workloads.replay import Request, Workload
+from tokencake_sglang.replay.workload import Request, Workload
 
 _NORMAL = NormalDist()
 

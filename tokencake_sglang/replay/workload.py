@@ -15,8 +15,8 @@ from typing import IO, Literal, TypeVar
 
 import msgspec
 
-from benchmarks.workloads import tokens
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.tokens import Span
 
 VERSION = 1
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.workloads import replay
-from benchmarks.workloads.replay import ReplayError, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
-from tests.benchmarks.workloads.builders import HEADER, request, workload
+from tests.replay.builders import HEADER, request, workload
+from tokencake_sglang.replay import workload as replay
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import ReplayError, ToolCall, Workload
 
 EVERYTHING = workload(
     request("a", tool_s=1.5, critical=True, agent_type="planner"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.workloads.closed_loop import CallReturned, ClosedLoop, Dispatch, schedule
-from benchmarks.workloads.replay import Request, ToolCall
-from tests.benchmarks.workloads.builders import request, workload
+from tests.replay.builders import request, workload
+from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch, schedule
+from tokencake_sglang.replay.workload import Request, ToolCall
 
 
 def names(events: list[Dispatch | CallReturned]) -> list[tuple[float, str, str]]:

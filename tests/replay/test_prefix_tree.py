@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.workloads.prefix_tree import PrefixTree, least_prefill
-from benchmarks.workloads.tokens import Span
-from tests.benchmarks.workloads.builders import request
+from tests.replay.builders import request
+from tokencake_sglang.replay.prefix_tree import PrefixTree, least_prefill
+from tokencake_sglang.replay.tokens import Span
 
 rows = st.lists(
     st.lists(

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from benchmarks.workloads.closed_loop import schedule
-from benchmarks.workloads.prefix_tree import least_prefill
-from benchmarks.workloads.replay import Workload
+from tokencake_sglang.replay.closed_loop import schedule
+from tokencake_sglang.replay.prefix_tree import least_prefill
+from tokencake_sglang.replay.workload import Workload
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

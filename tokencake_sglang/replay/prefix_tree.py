@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.workloads.replay import Request
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Request
 
 
 class _Node:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.workloads.replay import Header, Request, ToolCall, Workload
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Header, Request, ToolCall, Workload
 
 HEADER = Header(name="test", source="by hand", licence="Apache-2.0")
 

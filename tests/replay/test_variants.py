@@ -5,12 +5,13 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.workloads import arrivals, chat, tokencake_dags, tool_times
-from benchmarks.workloads.closed_loop import schedule
-from benchmarks.workloads.replay import Workload
-from benchmarks.workloads.summary import summarize
-from benchmarks.workloads.tokens import Span
-from tests.benchmarks.workloads.builders import request, workload
+from benchmarks.workloads import chat, tokencake_dags
+from tests.replay.builders import request, workload
+from tokencake_sglang.replay import arrivals, tool_times
+from tokencake_sglang.replay.closed_loop import schedule
+from tokencake_sglang.replay.summary import summarize
+from tokencake_sglang.replay.tokens import Span
+from tokencake_sglang.replay.workload import Workload
 
 APPLICATION = workload(
     request("app/a", tool_s=4.0, arrival_s=1.0, prompt=(Span("shared", 0, 8), Span("app/x", 0, 2))),

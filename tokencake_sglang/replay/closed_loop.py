@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.workloads.replay import Request, Workload
+from tokencake_sglang.replay.workload import Request, Workload
 
 
 @dataclass(frozen=True)

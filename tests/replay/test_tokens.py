@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.workloads import tokens
-from benchmarks.workloads.tokens import Span
+from tokencake_sglang.replay import tokens
+from tokencake_sglang.replay.tokens import Span
 
 VOCAB = 1000
 spans = st.lists(
