@@ -1,0 +1,100 @@
+"""Drives a virtual server through a workload, as its agents' programs would drive a real one."""
+
+from tokencake_sglang.agents.events import ApplicationFinish, CallFinish, CallStart
+from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
+from tokencake_sglang.replay.tokens import expand
+from tokencake_sglang.replay.workload import Request as ReplayRequest
+from tokencake_sglang.replay.workload import Workload
+from tokencake_sglang.timewarp.engine import VOCABULARY, Request, TimeWarp
+
+
+class Replay:
+    """Drives a TimeWarp through a workload's closed loop.
+
+    Args:
+        priorities: whether requests carry SGLang's ``priority``: 1 for critical agents, else 0.
+    """
+
+    def __init__(self, workload: Workload, warp: TimeWarp, *, priorities: bool = False) -> None:
+        self.workload = workload
+        self.loop = ClosedLoop(workload)
+        self.warp = warp
+        self.priorities = priorities
+        self.returning: set[str] = set()
+        self._open = {name: len(requests) for name, requests in workload.applications.items()}
+
+    def run(self) -> None:
+        self._arm()
+        self.warp.run()
+        if not self.loop.done:
+            raise RuntimeError("the run ended before the workload did: a defect of the driver")
+
+    def _arm(self) -> None:
+        """Comes back when the loop's next event is due."""
+        if (at_s := self.loop.next_event_s) is not None:
+            self.warp.call_at(at_s, self._advance)
+
+    def _advance(self) -> None:
+        for event in self.loop.pop_due(self.warp.clock.now_s):
+            if isinstance(event, CallReturned):
+                self._call_returned(event.request)
+            elif isinstance(event, Dispatch):
+                self._dispatch(event.request)
+        self._arm()
+
+    def _dispatch(self, request: ReplayRequest) -> None:
+        if request.wait_for:
+            self.returning.add(request.request_id)
+        self.warp.submit(
+            Request(
+                request.request_id,
+                expand(request.prompt, VOCABULARY),
+                expand(request.output, VOCABULARY),
+                tag=_tag(request),
+                priority=int(request.critical) if self.priorities else None,
+                on_finish=lambda _done: self._finished(request),
+            )
+        )
+
+    def _finished(self, request: ReplayRequest) -> None:
+        self.loop.finish(request.request_id, self.warp.clock.now_s)
+        if request.call is not None and request.agent is not None:
+            self.warp.signal(
+                CallStart(
+                    agent=request.agent,
+                    application=request.application,
+                    call_id=request.request_id,
+                    tool=request.call.tool,
+                    predicted_s=request.call.declared_s,
+                )
+            )
+        elif request.application is not None:
+            self._settled(request.application)
+        self._arm()
+
+    def _call_returned(self, request: ReplayRequest) -> None:
+        if request.agent is None or request.application is None:
+            return
+        self.warp.signal(
+            CallFinish(
+                agent=request.agent, application=request.application, call_id=request.request_id
+            )
+        )
+        self._settled(request.application)
+
+    def _settled(self, application: str) -> None:
+        self._open[application] -= 1
+        if self._open[application] == 0:
+            self.warp.signal(ApplicationFinish(application=application))
+
+
+def _tag(request: ReplayRequest) -> AgentTag | None:
+    if request.agent is None:
+        return None
+    return AgentTag(
+        agent=request.agent,
+        application=request.application,
+        agent_type=request.agent_type,
+        critical=request.critical,
+    )
