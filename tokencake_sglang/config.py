@@ -92,6 +92,13 @@ class TokencakeConfig:
         Annotated[float, Field(gt=0.0)],
         Field(description="speed of the link between host and device, one way (PCIe 4 x16: 25e9)"),
     ] = 25e9
+    policy: Annotated[
+        Annotated[str, Field(pattern=r"^(tokencake|[\w.]+:\w+)$")],
+        Field(
+            description="who decides: 'tokencake', or module:Class of a "
+            "tokencake_sglang.policy.Policy of your own"
+        ),
+    ] = "tokencake"
     tick_interval_s: Annotated[
         Annotated[float, Field(ge=0.005, le=1.0)],
         Field(description="how often ranks are told the time while an agent is in a tool call"),

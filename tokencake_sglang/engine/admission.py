@@ -1,4 +1,4 @@
-"""Admission that leaves the reserve to critical agents."""
+"""Admission that leaves the reserve to critical agents, or asks a policy."""
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
 
     from tokencake_sglang.engine.planner import Planner
+    from tokencake_sglang.engine.policy_planner import PolicyPlanner
 
 
 def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillAdder]:
@@ -58,3 +59,30 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
                 self.memory_budget.total_offset -= tokens
 
     return ReservingPrefillAdder
+
+
+def asking_adder(base: type[PrefillAdder], planner: "PolicyPlanner") -> type[PrefillAdder]:
+    """A PrefillAdder that asks ``planner``'s policy about every request that is not alone."""
+
+    class AskingPrefillAdder(base):
+        def add_one_req(self, req: "Req", *args, **kwargs):
+            alone = not self.can_run_list and not (
+                self.running_batch is not None and self.running_batch.reqs
+            )
+            if alone:
+                return super().add_one_req(req, *args, **kwargs)
+            request = planner.request_of(req)
+            if not planner.policy.admits(request, planner):
+                return AddReqResult.CONTINUE
+            withheld = planner.policy.withheld_tokens(request, planner)
+            if withheld <= 0:
+                return super().add_one_req(req, *args, **kwargs)
+            self.memory_budget.total_offset += withheld
+            try:
+                result = super().add_one_req(req, *args, **kwargs)
+            finally:
+                self.memory_budget.total_offset -= withheld
+            # NO_TOKEN would end the pass for everybody, though only this one must leave so much.
+            return AddReqResult.CONTINUE if result is AddReqResult.NO_TOKEN else result
+
+    return AskingPrefillAdder

@@ -4,6 +4,7 @@ Every verb is a no-op on what it must not touch: a locked node, a node shared wi
 device, a node whose host copy is missing or still on its way.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,22 +110,7 @@ class TokencakeCache(UnifiedRadixCache):
         The walk ends at the first node that must stay: one without a finished host copy (it would
         be deleted), one that is locked, or one that another path holds on the device.
         """
-        nodes: list[UnifiedTreeNode] = []
-        below: UnifiedTreeNode | None = None
-        for node in reversed(self.path(leaf_id)):
-            if not node.evicted:
-                if (
-                    not node.backuped
-                    or node.write_through_pending_id is not None
-                    or any(data.lock_ref > 0 for data in node.component_data)
-                    or any(
-                        not child.evicted for child in node.children.values() if child is not below
-                    )
-                ):
-                    break
-                nodes.append(node)
-            below = node
-        return nodes
+        return list(itertools.takewhile(lambda node: node.backuped, self._discardable(leaf_id)))
 
     def releasable_tokens(self, leaf_id: int) -> int:
         """How many device tokens ``release`` would free now."""
@@ -180,6 +166,38 @@ class TokencakeCache(UnifiedRadixCache):
         for node in nodes:
             self._evict_device_leaf(node.id, {ct: 0 for ct in self.tree_components})
         return sum(len(node.key) for node in nodes)
+
+    # -- discard ------------------------------------------------------------------------------
+
+    def discardable_tokens(self, leaf_id: int) -> int:
+        """How many device tokens ``discard`` would free now."""
+        return sum(len(node.key) for node in self._discardable(leaf_id))
+
+    def discard(self, leaf_id: int) -> int:
+        """Gives up device slots from the leaf up, copied or not, until a node that somebody else
+        needs. What has no host copy is lost. Returns tokens."""
+        nodes = self._discardable(leaf_id)
+        for node in nodes:
+            self._evict_device_leaf(node.id, {ct: 0 for ct in self.tree_components})
+        return sum(len(node.key) for node in nodes)
+
+    def _discardable(self, leaf_id: int) -> list[UnifiedTreeNode]:
+        """Device nodes from the leaf up that nobody has locked, copies and no other path holds."""
+        nodes: list[UnifiedTreeNode] = []
+        below: UnifiedTreeNode | None = None
+        for node in reversed(self.path(leaf_id)):
+            if not node.evicted:
+                if (
+                    node.write_through_pending_id is not None
+                    or any(data.lock_ref > 0 for data in node.component_data)
+                    or any(
+                        not child.evicted for child in node.children.values() if child is not below
+                    )
+                ):
+                    break
+                nodes.append(node)
+            below = node
+        return nodes
 
     # -- upload -------------------------------------------------------------------------------
 

@@ -1,48 +1,30 @@
-"""One rank's planner: replays the event log and drives the cache between scheduler steps.
+"""TokenCake's own planner: both halves, temporal and spatial."""
 
-It reads no clock and decides from the log and the tree only, so every rank of a tensor- or
-pipeline-parallel group does the same at the same step.
-"""
-
-import logging
 from typing import TYPE_CHECKING, Any
 
-from tokencake_sglang.agents.errors import AgentError
-from tokencake_sglang.agents.identity import AgentKey
-from tokencake_sglang.agents.table import Agent, AgentTable, Change, Transition
+from tokencake_sglang.agents.table import Agent, Change, Transition
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.messages import TokencakeEvent
-from tokencake_sglang.engine.request_tag import agent_key_of
+from tokencake_sglang.engine.rank import RankPlanner
 from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
 from tokencake_sglang.engine.temporal import TemporalExecutor
-from tokencake_sglang.observability.decisions import Action, DecisionLog
+from tokencake_sglang.observability.decisions import Action
 from tokencake_sglang.temporal.policy import FarthestReturnFirst, TemporalPolicy
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
-
-logger = logging.getLogger(__name__)
+    from sglang.srt.managers.schedule_policy import PrefillAdder
 
 LOOK_AHEAD_REQUESTS = 16
 """How many queued requests count towards the memory that is short."""
-
-DECODE_STEP_TOKENS = 4
-"""Slots that a running request is sure to find at its next step."""
 
 GROWTH_TOKENS = 64
 """Decode growth counted for each running request."""
 
 
-class Planner:
-    """Owns the rank's agent table, its residents and both executors.
-
-    Args:
-        pool_tokens: size of the KV pool, in tokens.
-        kv_bytes_per_token: on this rank, all layers.
-        writes_log: whether this rank writes the decision log file (one per group does).
-    """
+class Planner(RankPlanner):
+    """Drives both executors between scheduler steps."""
 
     def __init__(
         self,
@@ -54,19 +36,13 @@ class Planner:
         writes_log: bool,
         temporal_policy: TemporalPolicy | None = None,
     ) -> None:
-        self.config = config
-        self.cache = cache
-        self.pool_tokens = pool_tokens
-        self.table = AgentTable(
-            call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
+        super().__init__(
+            config,
+            cache,
+            pool_tokens=pool_tokens,
+            kv_bytes_per_token=kv_bytes_per_token,
+            writes_log=writes_log,
         )
-        self.log = DecisionLog(config.decision_log if writes_log else None)
-        self.residents: dict[AgentKey, Resident] = {}
-        self.now_s = 0.0
-        self.sequence = 0
-        self.resets = 0
-        self.left_waiting = False
-        """Whether the last admission left requests waiting: then memory has a price."""
         policy = temporal_policy or FarthestReturnFirst(
             link_tokens_per_s=config.link_bytes_per_s / kv_bytes_per_token,
             lead_s=config.upload_lead_s,
@@ -83,27 +59,10 @@ class Planner:
             ),
         )
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, pool_tokens)
-        cache.on_turn_end = self._turn_ended
-        cache.on_reset = self._cache_reset
 
     # -- the event log ------------------------------------------------------------------------
 
-    def receive(self, message: TokencakeEvent) -> None:
-        """Applies one entry of the log. The main process has validated it already."""
-        entry = message.entry()
-        self.sequence = entry.sequence
-        self.now_s = max(self.now_s, entry.stamp_s)
-        try:
-            transitions = self.table.apply(entry.event, self.now_s)
-        except AgentError:
-            # The main process accepted it, so its table and this one differ: a defect, but no
-            # reason to stop serving.
-            logger.exception("event %d was refused here", entry.sequence)
-            return
-        for transition in transitions:
-            self._follow(transition)
-
-    def _follow(self, transition: Transition) -> None:
+    def follow(self, transition: Transition) -> None:
         agent, call = transition.agent, transition.call
         match transition.change:
             case Change.REQUEST_BEGAN:
@@ -128,38 +87,17 @@ class Planner:
             self.spatial.left(resident, self.now_s, change)
         if change is Change.AGENT_FORGOTTEN:
             self.temporal.forget(agent.key)
-            self.residents.pop(agent.key, None)
-
-    def agent_of(self, req: "Req") -> Agent | None:
-        """The agent that sent ``req``; None for untagged requests."""
-        key = agent_key_of(req)
-        return None if key is None else self.table.get(key)
+            self.forget(agent.key)
 
     # -- what the cache reports ---------------------------------------------------------------
 
-    def _turn_ended(self, req: "Req", leaf_id: int) -> None:
-        agent = self.agent_of(req)
-        if agent is None:
-            return
-        path = self.cache.path(leaf_id)
-        if not path:
-            return
-        node_ids = tuple(node.id for node in path)
-        tokens = sum(len(node.key) for node in path)
-        resident = self.residents.get(agent.key)
-        if resident is None:
-            resident = self.residents[agent.key] = Resident(agent, node_ids, tokens)
-        else:
-            resident.node_ids, resident.tokens = node_ids, tokens
-            resident.agent = agent
+    def turn_ended(self, resident: Resident, req: "Req") -> None:
         if self.config.spatial_on:
             self.spatial.turn_ended(resident, self.now_s)
         if self.config.temporal_on:
             self.temporal.turn_ended(resident)
 
-    def _cache_reset(self) -> None:
-        self.resets += 1
-        self.residents.clear()
+    def cleared(self) -> None:
         self.temporal.clear()
         self.spatial.clear()
 
@@ -168,16 +106,11 @@ class Planner:
     def step(
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
-        """Runs before admission, after SGLang has reaped finished transfers.
-
-        Args:
-            chunked: the request whose prompt is being prefilled in chunks, if there is one.
-        """
         if not self.residents:
             return
         self.spatial.step(self.now_s)
-        committed_tokens = self._committed_tokens(running, chunked)
-        self._keep_free(committed_tokens)
+        committed_tokens = self.committed_tokens(running, chunked)
+        self.keep_free(committed_tokens)
         if self.config.temporal_on:
             if self.left_waiting and self.cache.pin_count:
                 self.temporal.drop_holds_of_queued(self.now_s)
@@ -189,12 +122,22 @@ class Planner:
                 + GROWTH_TOKENS * (len(running) + (chunked is not None)),
             )
 
+    def order(self, waiting_queue: "list[Req]") -> None:
+        if self.config.spatial_on:
+            self.spatial.order(waiting_queue)
+
+    def adder_class(self, base: "type[PrefillAdder]") -> "type[PrefillAdder] | None":
+        if not self.config.spatial_on:
+            return None
+        from tokencake_sglang.engine.admission import reserving_adder
+
+        return reserving_adder(base, self)
+
     def batch_admitted(self, batch: "ScheduleBatch") -> None:
-        """A prefill batch was formed: make it wait for uploads it reads, and end their holds."""
+        """Makes the batch wait for uploads it reads, and ends its agents' holds."""
         if not self.residents:
             return
-        if batch.hicache_consumer_index < 0:
-            batch.hicache_consumer_index = self.cache.consumer_index_for(batch.reqs)
+        self.await_upload(batch)
         for req in batch.reqs:
             agent = self.agent_of(req)
             if agent is not None:
@@ -205,34 +148,7 @@ class Planner:
         tagged = self.agent_of(req) is not None
         self.log.count(Action.DEFER, "reserve_tagged" if tagged else "reserve_untagged")
 
-    def nothing_runs(self) -> None:
-        """Requests wait, nothing runs and nothing was admitted: give up one pin.
-
-        Called every such step, so that the queue's head gets the whole pool in the end.
-        """
-        self._drop_one_pin("starvation")
-
-    def _committed_tokens(self, running: "list[Req]", chunked: "Req | None") -> int:
-        """Slots that admitted requests are about to take without asking again.
-
-        SGLang checks a prompt's whole length when it admits the first chunk and takes later
-        chunks for granted: nothing of ours may lock that memory in between. For decoding, two
-        steps' worth, because under overlap scheduling the next step is under way.
-        """
-        tokens = 2 * len(running) * max(self.cache.page_size, DECODE_STEP_TOKENS)
-        if chunked is not None:
-            rest = len(chunked.full_untruncated_fill_ids) - chunked.extend_end
-            tokens += max(0, rest) + self.cache.page_size
-        return tokens
-
-    def _keep_free(self, tokens: int) -> None:
-        """Drops pins until ``tokens`` slots are free or evictable, or no pin is left."""
-        allocator = self.cache.token_to_kv_pool_allocator
-        while allocator.available_size() + self.cache.full_evictable_size() < tokens:
-            if not self._drop_one_pin("headroom"):
-                return
-
-    def _drop_one_pin(self, reason: str) -> bool:
+    def drop_one_pin(self, reason: str) -> bool:
         return self.temporal.drop_one_hold(self.now_s, reason) or self.spatial.drop_one_pin(
             self.now_s, reason
         )
@@ -251,25 +167,5 @@ class Planner:
             needed += tokens + min(GROWTH_TOKENS, req.sampling_params.max_new_tokens)
         return max(0, needed - self.cache.token_to_kv_pool_allocator.available_size())
 
-    # -- for status ---------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, Any]:
-        states: dict[str, int] = {}
-        for agent in self.table:
-            states[agent.state] = states.get(agent.state, 0) + 1
-        return {
-            "now_s": self.now_s,
-            "sequence": self.sequence,
-            "pool_tokens": self.pool_tokens,
-            "available_tokens": self.cache.token_to_kv_pool_allocator.available_size(),
-            "evictable_tokens": self.cache.full_evictable_size(),
-            "protected_tokens": self.cache.full_protected_size(),
-            "host_tokens": self.cache.cache_controller.mem_pool_host.size,
-            "host_available_tokens": self.cache.cache_controller.mem_pool_host.available_size(),
-            "agents": states,
-            "residents": len(self.residents),
-            "resets": self.resets,
-            "temporal": self.temporal.snapshot(),
-            "spatial": self.spatial.snapshot(),
-            "decisions": self.log.snapshot(),
-        }
+    def snapshot_of_policy(self) -> dict[str, Any]:
+        return {"temporal": self.temporal.snapshot(), "spatial": self.spatial.snapshot()}

@@ -10,22 +10,33 @@ from tokencake_sglang.engine.messages import (
     TokencakeStatusReq,
 )
 from tokencake_sglang.engine.planner import Planner
+from tokencake_sglang.engine.rank import RankPlanner
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
     from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
 
-_PLANNER = "_tokencake_planner"
+PLANNER = "_tokencake_planner"
+_ADDER = "_tokencake_adder"
 
 
-def planner_of(scheduler: "Scheduler") -> Planner:
+def make_planner(config: TokencakeConfig, cache: TokencakeCache, **facts: Any) -> RankPlanner:
+    """TokenCake's own planner, or the mechanism under the policy that the configuration names."""
+    if config.policy == "tokencake":
+        return Planner(config, cache, **facts)
+    from tokencake_sglang.engine.policy_planner import PolicyPlanner
+
+    return PolicyPlanner(config, cache, **facts)
+
+
+def planner_of(scheduler: "Scheduler") -> RankPlanner:
     """The scheduler's planner.
 
     Raises:
         RuntimeError: when the scheduler was built without one: a hook did not take.
     """
-    planner = getattr(scheduler, _PLANNER, None)
+    planner = getattr(scheduler, PLANNER, None)
     if planner is None:
         raise RuntimeError(
             "tokencake: this scheduler has no planner; "
@@ -50,14 +61,14 @@ class SchedulerHooks:
                 f"tokencake: the tree cache is a {type(cache).__name__}, not a TokencakeCache; "
                 "leave --radix-cache-backend to the extension"
             )
-        planner = Planner(
+        planner = make_planner(
             self.config,
             cache,
             pool_tokens=scheduler.max_total_num_tokens,
             kv_bytes_per_token=cache.cache_controller.mem_pool_host.size_per_token,
             writes_log=scheduler.metrics_reporter.is_stats_logging_rank,
         )
-        setattr(scheduler, _PLANNER, planner)
+        setattr(scheduler, PLANNER, planner)
 
         def status(_request: TokencakeStatusReq) -> TokencakeStatusReply:
             return TokencakeStatusReply.of(planner.snapshot())
@@ -106,19 +117,14 @@ class SchedulerHooks:
         self, adder: "type[PrefillAdder]", scheduler: "Scheduler"
     ) -> "type[PrefillAdder] | None":
         """AFTER: admission that leaves the reserve to critical agents."""
-        if not self.config.spatial_on:
-            return None
-        cached = getattr(scheduler, "_tokencake_adder", None)
-        if cached is None:
-            from tokencake_sglang.engine.admission import reserving_adder
-
-            cached = scheduler._tokencake_adder = reserving_adder(adder, planner_of(scheduler))
-        return cached
+        if not hasattr(scheduler, _ADDER):
+            setattr(scheduler, _ADDER, planner_of(scheduler).adder_class(adder))
+        return getattr(scheduler, _ADDER)
 
     def calc_priority(
         self, _result: None, policy: "SchedulePolicy", waiting_queue: list, *_: Any, **__: Any
     ) -> None:
         """AFTER: reorders tagged requests within the places SGLang's policy gave them."""
         planner = getattr(policy, "_tokencake_planner", None)
-        if planner is not None and self.config.spatial_on:
-            planner.spatial.order(waiting_queue)
+        if planner is not None:
+            planner.order(waiting_queue)

@@ -17,6 +17,8 @@ class Action(StrEnum):
     """A host copy is being made."""
     RELEASE = "release"
     """Device slots were given up; the host copy stays."""
+    DISCARD = "discard"
+    """Device slots were given up, copied or not."""
     UPLOAD = "upload"
     """A copy back to the device was started."""
     HOLD = "hold"

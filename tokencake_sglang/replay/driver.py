@@ -2,8 +2,11 @@
 
 from tokencake_sglang.agents.events import ApplicationFinish, CallFinish, CallStart
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.engine.scheduler_hooks import PLANNER
+from tokencake_sglang.policy import Policy
 from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
 from tokencake_sglang.replay.tokens import expand
+from tokencake_sglang.replay.workflow import knowledge_of
 from tokencake_sglang.replay.workload import Request as ReplayRequest
 from tokencake_sglang.replay.workload import Workload
 from tokencake_sglang.timewarp.engine import VOCABULARY, Request, TimeWarp
@@ -25,10 +28,22 @@ class Replay:
         self._open = {name: len(requests) for name, requests in workload.applications.items()}
 
     def run(self) -> None:
+        """Replays the workload to its end.
+
+        Raises:
+            RuntimeError: when the run ends before the workload does.
+        """
+        self._tell_policy()
         self._arm()
         self.warp.run()
         if not self.loop.done:
             raise RuntimeError("the run ended before the workload did: a defect of the driver")
+
+    def _tell_policy(self) -> None:
+        """Policies of others are told what their papers have applications declare."""
+        policy = getattr(getattr(self.warp.scheduler, PLANNER, None), "policy", None)
+        if isinstance(policy, Policy):
+            policy.prepare(knowledge_of(self.workload, self.warp.cost))
 
     def _arm(self) -> None:
         """Comes back when the loop's next event is due."""

@@ -1,0 +1,43 @@
+"""Published policies of others, and an oracle, behind the same interface and on the same engine.
+
+Each module says which formulas it takes from where, what its source is silent about and what was
+chosen there.
+"""
+
+from tokencake_sglang.replay.systems import System
+
+
+def _rival(name: str, what: str, policy: str, *flags: str) -> System:
+    return System(
+        name,
+        what,
+        flags=("--enable-tokencake", "--tokencake-policy", f"benchmarks.rivals.{policy}", *flags),
+    )
+
+
+RIVALS: dict[str, System] = {
+    system.name: system
+    for system in (
+        _rival("kvflow", "steps-to-execution eviction, next-step prefetch", "kvflow:KVFlow"),
+        _rival("continuum", "TTL pins, programs in order of arrival", "continuum:Continuum"),
+        _rival("thunderagent", "working set of programs, with decay", "thunderagent:ThunderAgent"),
+        _rival("infercept", "least waste of preserve, swap and discard", "infercept:InferCept"),
+        _rival("mori", "programs ranked by idleness into tiers", "mori:Mori"),
+        _rival("tokencake-paper", "the paper's rules as published", "tokencake_paper:Paper"),
+        _rival("tokencake-repo", "the authors' released code, both halves", "tokencake_repo:Both"),
+        _rival("tokencake-repo-offload", "its preservation alone", "tokencake_repo:OffloadOnly"),
+        _rival(
+            "tokencake-repo-scheduling", "its scheduling alone", "tokencake_repo:SchedulingOnly"
+        ),
+        _rival("oracle-age", "every return known, applications by age", "oracle:ByAge"),
+        _rival("oracle-shortest", "every return known, least work first", "oracle:Shortest"),
+        _rival(
+            "oracle-lpm",
+            "every return known, longest prefix match first",
+            "oracle:ServerOrder",
+            "--schedule-policy",
+            "lpm",
+        ),
+        _rival("oracle-fcfs", "every return known, first come, first served", "oracle:ServerOrder"),
+    )
+}
