@@ -5,10 +5,8 @@ extension loaded as a server loads it. The forward pass, the copies and the pass
 cost model's. One engine per process: SGLang publishes its settings process-wide.
 """
 
-import array
 import heapq
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +17,15 @@ from tokencake_sglang.agents.events import AnyEvent, Signal
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.timewarp.clock import VirtualClock, VirtualEvent, VirtualStream
 from tokencake_sglang.timewarp.cost import CostModel, Work
+from tokencake_sglang.timewarp.scheduler import (
+    VOCABULARY,
+    drop_real_time_work,
+    start_scheduler,
+    tokenized,
+    write_slot_model,
+)
 
-VOCABULARY = 1024
-
-# The smallest model that SGLang's pools accept; its only part is to own slots.
-_TINY_MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 1 << 20,
-    "torch_dtype": "bfloat16",
-}
+__all__ = ["VOCABULARY", "Request", "Stuck", "TimeWarp", "Totals"]
 
 
 class Stuck(RuntimeError):
@@ -109,6 +100,7 @@ class TimeWarp:
         self._timer_numbers = itertools.count()
         self._next_tick_s = 0.0
         self.scheduler = self._build(
+            pool_tokens + page_size,  # no request can be longer than the pool
             [
                 *("--max-total-tokens", str(pool_tokens), "--page-size", str(page_size)),
                 *("--chunked-prefill-size", str(chunked_prefill_tokens)),
@@ -116,7 +108,7 @@ class TimeWarp:
                 *(() if overlap else ("--disable-overlap-schedule",)),
                 *self._host_flags(pool_tokens, host_tokens),
                 *flags,
-            ]
+            ],
         )
         self._attach(host_tokens)
         self.front_door = self._front_door()
@@ -133,7 +125,16 @@ class TimeWarp:
         self.requests[request.rid] = request
         if request.tag is not None and self.front_door is not None:
             self.front_door.request_begin(request.tag, request.rid)
-        self._inbox.append(self._tokenized(request))
+        tag = request.tag if self.front_door is not None else None
+        self._inbox.append(
+            tokenized(
+                request.rid,
+                request.prompt,
+                len(request.output),
+                tag=tag,
+                priority=request.priority,
+            )
+        )
 
     def signal(self, signal: Signal) -> None:
         """Sends a signal now; without the extension nobody listens."""
@@ -306,37 +307,17 @@ class TimeWarp:
             *("--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"),
         )
 
-    def _build(self, flags: list[str]) -> Any:
-        from sglang.srt.plugins import load_plugins
-
-        load_plugins()
-        from sglang.srt.server_args import PortArgs, prepare_server_args
-
-        model = Path(tempfile.mkdtemp(prefix="timewarp-"))
-        (model / "config.json").write_text(json.dumps(_TINY_MODEL))
-        server_args = prepare_server_args(
-            [
-                *("--model-path", str(model), "--load-format", "dummy", "--skip-tokenizer-init"),
-                *("--device", "cpu", "--attention-backend", "torch_native"),
-                *("--log-level", "error", "--context-length", str(1 << 20)),
-                *flags,
-            ]
-        )
-        server_args.resolve_once()
-        server_args.check_server_args()
-        from sglang.srt.managers.scheduler import Scheduler, SpawnRanks, spawn_world_rank
-        from sglang.srt.runtime_context import publish
-
-        publish(
-            server_args,
-            role="scheduler",
-            ranks=SpawnRanks(
-                world_rank=spawn_world_rank(server_args, tp_rank=0, pp_rank=0),
-                dp_rank=None,
-                gpu_id=0,
-            ),
-        )
-        return Scheduler(server_args, PortArgs.init_new(server_args))
+    def _build(self, context_tokens: int, flags: Sequence[str]) -> Any:
+        with tempfile.TemporaryDirectory(prefix="timewarp-") as directory:
+            model = write_slot_model(Path(directory), context_tokens=context_tokens)
+            return start_scheduler(
+                [
+                    *("--model-path", str(model), "--load-format", "dummy"),
+                    *("--skip-tokenizer-init", "--device", "cpu"),
+                    *("--attention-backend", "torch_native", "--log-level", "error"),
+                    *flags,
+                ]
+            )
 
     def _attach(self, host_tokens: int) -> None:
         """Puts the virtual parts into the scheduler; everything else stays SGLang's."""
@@ -349,7 +330,7 @@ class TimeWarp:
         receiver, streamer = type(scheduler.request_receiver), type(scheduler.output_streamer)
         receiver.recv_requests = lambda _self, local_reqs=None: self._receive()
         streamer.stream_output = lambda _self, reqs, *_, **__: self._collect(reqs)
-        scheduler.on_idle = lambda: None
+        drop_real_time_work(scheduler)
         self._idle_turns = 0
         self._forward_end_s = 0.0
         self._transfers: VirtualTransfers | None = None
@@ -357,20 +338,12 @@ class TimeWarp:
         if controller is not None:
             self._transfers = VirtualTransfers(self.clock, self.cost, self._forward_stream)
             self._transfers.attach(controller)
-        if self.overlap:
-            self._attach_overlap()
+        # Overlap loop: processing a result waits until its forward has ended.
+        scheduler._copy_result_to_cpu = self._result_on_its_way
 
-    def _attach_overlap(self) -> None:
-        """Results arrive when their forward has ended: processing one waits for it."""
-        scheduler = self.scheduler
-        run_batch = scheduler.run_batch
-
-        def run(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            result = run_batch(batch, *args, **kwargs)
-            result.copy_done = VirtualEvent(self.clock, self._forward_end_s)
-            return result
-
-        scheduler.run_batch = run
+    def _result_on_its_way(self, result: Any, _batch: Any) -> None:
+        """Stands for the copy of the sampled tokens to the host."""
+        result.copy_done = VirtualEvent(self.clock, self._forward_end_s)
 
     def _front_door(self) -> Any:
         """The main process's part, on the virtual clock; None without the extension."""
@@ -387,34 +360,3 @@ class TimeWarp:
             self._inbox.append(TokencakeEvent.of(sequence, stamp_s, event))
 
         return FrontDoor(config, send, lambda: self.clock.now_s)
-
-    def _tokenized(self, request: Request) -> Any:
-        from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
-        from sglang.srt.sampling.sampling_params import SamplingParams
-
-        from tokencake_sglang.engine.request_tag import with_tag
-
-        params: dict[str, Any] = {
-            "max_new_tokens": len(request.output),
-            "temperature": 0,
-            "ignore_eos": True,
-        }
-        if request.tag is not None and self.front_door is not None:
-            params = with_tag(params, request.tag)
-        sampling = SamplingParams(**params)
-        sampling.normalize(None)
-        return TokenizedGenerateReqInput(
-            rid=request.rid,
-            input_text="",
-            input_ids=array.array("q", request.prompt),
-            input_embeds=None,
-            mm_inputs=None,
-            token_type_ids=None,
-            sampling_params=sampling,
-            return_logprob=False,
-            logprob_start_len=-1,
-            top_logprobs_num=0,
-            token_ids_logprob=None,
-            stream=False,
-            priority=request.priority,
-        )
