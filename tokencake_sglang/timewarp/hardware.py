@@ -1,7 +1,8 @@
 """How fast a machine is: small TOML files with their sources."""
 
+import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def load_hardware_profile(name: str) -> HardwareProfile:
         return HardwareProfile(name=stem, sources=tuple(values.pop("sources", ())), **values)
     except TypeError as error:
         raise ValueError(f"hardware profile {name}: {error}") from None
+
+
+def profile_toml(profile: HardwareProfile) -> str:
+    """The profile as the text of a ``.toml`` file that ``load_hardware_profile`` reads."""
+    lines = ["sources = ["]
+    # A JSON string is a TOML basic string, too.
+    lines += [f"    {json.dumps(source, ensure_ascii=False)}," for source in profile.sources]
+    lines.append("]")
+    for field in fields(profile):
+        if field.name not in ("name", "sources"):
+            lines.append(f"{field.name} = {float(getattr(profile, field.name)):.6g}")
+    return "\n".join(lines) + "\n"
 
 
 def profiles() -> list[str]:
