@@ -9,14 +9,14 @@ import heapq
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.events import AnyEvent, Signal
-from tokencake_sglang.agents.identity import AgentTag
-from tokencake_sglang.timewarp.clock import VirtualClock, VirtualEvent, VirtualStream
-from tokencake_sglang.timewarp.cost import CostModel, Work
+from tokencake_sglang.timewarp.clock import VirtualClock
+from tokencake_sglang.timewarp.cost import CostModel
+from tokencake_sglang.timewarp.ranks import Rank, Turn, broadcast_turns
+from tokencake_sglang.timewarp.requests import Request, Totals
 from tokencake_sglang.timewarp.scheduler import (
     VOCABULARY,
     drop_real_time_work,
@@ -25,45 +25,23 @@ from tokencake_sglang.timewarp.scheduler import (
     write_slot_model,
 )
 
+if TYPE_CHECKING:
+    from tokencake_sglang.timewarp.streams import VirtualTransfers
+
 __all__ = ["VOCABULARY", "Request", "Stuck", "TimeWarp", "Totals"]
+
+QUIET_TURNS = 2
+"""Turns of the loop that must come to nothing before time is skipped.
+
+In the overlap loop the turn that processes the last result has scheduled before it; and the
+extension may free in one turn what the next one admits.
+"""
+
+HOPELESS_TURNS = 1000
 
 
 class Stuck(RuntimeError):
     """Requests wait, nothing runs, and nothing that is still to come can change that."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One generation. Times are virtual seconds; token counts are SGLang's own."""
-
-    rid: str
-    prompt: Sequence[int]
-    output: Sequence[int]
-    tag: AgentTag | None = None
-    priority: int | None = None
-    on_finish: Callable[["Request"], None] | None = None
-    queued_s: float = 0.0
-    admitted_s: float | None = None
-    first_token_s: float | None = None
-    finished_s: float | None = None
-    device_hit_tokens: int = 0
-    host_hit_tokens: int = 0
-    prefilled_tokens: int = 0
-    retractions: int = 0
-
-
-@dataclass(slots=True)
-class Totals:
-    """Sums over a run."""
-
-    steps: int = 0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    forward_s: float = 0.0
-    load_wait_s: float = 0.0
-    retractions: int = 0
-    output_tokens: int = 0
-    finished: int = field(default=0)
 
 
 class TimeWarp:
@@ -73,6 +51,8 @@ class TimeWarp:
         pool_tokens: device slots; the tiny model's pool has exactly so many.
         host_tokens: host slots, 0 for no host tier.
         flags: further SGLang flags, such as ``--schedule-policy lpm`` or ``--enable-tokencake``.
+        rank: this process's, where there are several (``ranks.run_in_ranks``). Only rank 0 is
+            driven; on the others ``requests`` and ``totals`` fill all the same.
     """
 
     def __init__(
@@ -86,19 +66,24 @@ class TimeWarp:
         max_running_requests: int = 256,
         overlap: bool = True,
         flags: Sequence[str] = (),
+        rank: Rank = Rank(),  # noqa: B008 - immutable
     ) -> None:
+        from tokencake_sglang.timewarp.forward import VirtualForward
+
         self.clock = VirtualClock()
         self.cost = cost
         self.overlap = overlap
+        self.rank = rank
         self.totals = Totals()
         self.requests: dict[str, Request] = {}
         self.observers: list[Callable[[TimeWarp], None]] = []
-        self._forward_stream = VirtualStream(self.clock)
-        self._produced: dict[str, int] = {}
         self._inbox: list[Any] = []
+        self._submitted: list[Request] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
         self._next_tick_s = 0.0
+        self._quiet_turns = 0
+        self._hopeless_turns = 0
         self.scheduler = self._build(
             pool_tokens + page_size,  # no request can be longer than the pool
             [
@@ -107,11 +92,15 @@ class TimeWarp:
                 *("--max-running-requests", str(max_running_requests)),
                 *(() if overlap else ("--disable-overlap-schedule",)),
                 *self._host_flags(pool_tokens, host_tokens),
+                *rank.flags(),
                 *flags,
             ],
         )
-        self._attach(host_tokens)
-        self.front_door = self._front_door()
+        self._forward = VirtualForward(
+            self.clock, cost, self.requests, self.totals, overlap=overlap
+        )
+        self._attach()
+        self.front_door = self._front_door() if rank.number == 0 else None
 
     # -- what a driver does -------------------------------------------------------------------
 
@@ -123,9 +112,11 @@ class TimeWarp:
         """Queues a request now. Its output will be exactly ``request.output``."""
         request.queued_s = self.clock.now_s
         self.requests[request.rid] = request
-        if request.tag is not None and self.front_door is not None:
-            self.front_door.request_begin(request.tag, request.rid)
+        if self.rank.count > 1:
+            self._submitted.append(request)
         tag = request.tag if self.front_door is not None else None
+        if tag is not None and self.front_door is not None:
+            self.front_door.request_begin(tag, request.rid)
         self._inbox.append(
             tokenized(
                 request.rid,
@@ -154,15 +145,24 @@ class TimeWarp:
     def outstanding(self) -> int:
         return len(self.requests) - self.totals.finished
 
+    @property
+    def transfers(self) -> "VirtualTransfers | None":
+        """The copies between device and host; None without a host tier."""
+        return self._forward.transfers
+
     # -- the loop's other end -----------------------------------------------------------------
 
     def _receive(self) -> list[Any]:
         """Stands for ``recv_requests``, which each turn of SGLang's own loops begins with."""
         self._fire_timers()
-        if self._is_idle() and not self._inbox:
-            if not self._timers and not self.outstanding:
-                self.scheduler.gracefully_exit = True
-                return []
+        if self._is_busy() or self._inbox:
+            self._quiet_turns = 0
+        elif not self._timers and not self.outstanding:
+            self.scheduler.gracefully_exit = True
+            return []
+        elif self._quiet_turns < QUIET_TURNS:
+            self._quiet_turns += 1
+        else:
             self._skip_idle_time()
             self._fire_timers()
         for observe in self.observers:
@@ -170,25 +170,25 @@ class TimeWarp:
         taken, self._inbox = self._inbox, []
         return taken
 
-    def _is_idle(self) -> bool:
-        scheduler = self.scheduler
-        pending = getattr(scheduler, "result_queue", None)
-        return scheduler.last_batch is None and not pending
+    def _is_busy(self) -> bool:
+        """Whether the previous turn launched a forward, or one is left to be processed."""
+        pending = getattr(self.scheduler, "result_queue", None)
+        return self.scheduler.last_batch is not None or bool(pending)
 
     def _skip_idle_time(self) -> None:
         """Nothing runs: time passes until something happens."""
         upcoming = [at_s for at_s in (self._next_timer_s(), self._next_tick()) if at_s is not None]
-        if self._transfers is not None:
-            copy_s = self._transfers.next_completion_s()
+        if self.transfers is not None:
+            copy_s = self.transfers.next_completion_s()
             if copy_s is not None:
                 upcoming.append(copy_s)
         upcoming = [at_s for at_s in upcoming if at_s > self.clock.now_s]
         if upcoming:
             self.clock.advance_to(min(upcoming))
-            self._idle_turns = 0
+            self._quiet_turns = self._hopeless_turns = 0
             return
-        self._idle_turns += 1
-        if self._idle_turns > 1000:
+        self._hopeless_turns += 1
+        if self._hopeless_turns > HOPELESS_TURNS:
             waiting = [req.rid for req in self.scheduler.waiting_queue][:5]
             raise Stuck(
                 f"at {self.clock.now_s:.3f} s {self.outstanding} requests are left, "
@@ -210,62 +210,6 @@ class TimeWarp:
         if self.front_door is None or not self.front_door.needs_ticks():
             return None
         return max(self._next_tick_s, self.clock.now_s + 1e-9)
-
-    # -- the model ----------------------------------------------------------------------------
-
-    def _forward(self, batch: Any, **_: Any) -> Any:
-        """Stands for the model worker's forward: costs time, emits the predetermined tokens."""
-        import torch
-        from sglang.srt.layers.logits_processor import LogitsProcessorOutput
-        from sglang.srt.managers.utils import GenerationBatchResult
-
-        start_s = max(self.clock.now_s, self._forward_stream.free_s)
-        work_s = self.cost.forward_s(self._work(batch))
-        end_s = start_s + work_s
-        if batch.hicache_consumer_index >= 0 and self._transfers is not None:
-            counter = self.scheduler.tree_cache.cache_controller.layer_done_counter
-            loading = counter.events[batch.hicache_consumer_index]
-            end_s = self._transfers.forward_end_s(start_s, work_s, loading)
-            self.totals.load_wait_s += end_s - start_s - work_s
-        self._forward_stream.submit(end_s - start_s, start_s)
-        self.totals.steps += 1
-        self.totals.forward_s += end_s - start_s
-        tokens = [self._next_token(req, batch) for req in batch.reqs]
-        if not self.overlap:
-            self.clock.advance_to(end_s)
-        self._forward_end_s = end_s
-        return GenerationBatchResult(
-            logits_output=LogitsProcessorOutput(next_token_logits=None),
-            next_token_ids=torch.tensor(tokens, dtype=torch.int64),
-        )
-
-    def _work(self, batch: Any) -> list[Work]:
-        if batch.forward_mode.is_extend():
-            self.totals.prefill_tokens += batch.extend_num_tokens
-            prefixes, extends = batch.prefix_lens, batch.extend_lens
-            for req, prefix, extend in zip(batch.reqs, prefixes, extends, strict=True):
-                self._note_admission(req, prefix, extend)
-            return [Work(new, old) for new, old in zip(extends, prefixes, strict=True)]
-        self.totals.decode_tokens += len(batch.reqs)
-        return [Work(1, len(req.origin_input_ids) + self._produced[req.rid]) for req in batch.reqs]
-
-    def _note_admission(self, req: Any, prefix_tokens: int, extend_tokens: int) -> None:
-        request = self.requests[req.rid]
-        if request.admitted_s is None:
-            request.admitted_s = self.clock.now_s
-            request.host_hit_tokens = req.host_loaded_length or 0
-            request.device_hit_tokens = prefix_tokens - request.host_hit_tokens
-        request.prefilled_tokens += extend_tokens
-
-    def _next_token(self, req: Any, batch: Any) -> int:
-        output = self.requests[req.rid].output
-        if batch.forward_mode.is_extend():
-            if req is batch.chunked_req:
-                return 0  # a prompt's middle: SGLang drops the token
-            self._produced[req.rid] = len(req.output_ids)  # not 0 after a retraction
-        index = self._produced[req.rid]
-        self._produced[req.rid] = index + 1
-        return output[min(index, len(output) - 1)]
 
     def _collect(self, reqs: Sequence[Any]) -> None:
         """Stands for the output streamer: notes first tokens and ends."""
@@ -289,11 +233,33 @@ class TimeWarp:
                 f"{request.rid}: {len(req.output_ids)} tokens came out, {len(request.output)} "
                 f"were to ({req.finished_reason})"
             )
-        self._produced.pop(request.rid, None)
+        self._forward.forget(request.rid)
         if request.tag is not None and self.front_door is not None:
             self.front_door.request_end(request.rid)
         if request.on_finish is not None:
             request.on_finish(request)
+
+    # -- several ranks ------------------------------------------------------------------------
+
+    def _lead(self) -> list[Any]:
+        received = self._receive()
+        submitted, self._submitted = self._submitted, []
+        turn = Turn.of(self.clock.now_s, self.scheduler.gracefully_exit, submitted)
+        return [turn, *received]
+
+    def _follow(self, turn: Turn) -> None:
+        if self.rank.number == 0:
+            return
+        if self._is_busy() and self.clock.now_s != turn.now_s:
+            raise RuntimeError(
+                f"rank {self.rank.number} is at {self.clock.now_s!r} s and rank 0 at "
+                f"{turn.now_s!r} s: they did not run the same batches"
+            )
+        self.clock.advance_to(turn.now_s)
+        self.scheduler.gracefully_exit = turn.ends
+        self.requests.update((request.rid, request) for request in turn.submitted)
+        for observe in self.observers:
+            observe(self)
 
     # -- construction -------------------------------------------------------------------------
 
@@ -309,41 +275,31 @@ class TimeWarp:
 
     def _build(self, context_tokens: int, flags: Sequence[str]) -> Any:
         with tempfile.TemporaryDirectory(prefix="timewarp-") as directory:
-            model = write_slot_model(Path(directory), context_tokens=context_tokens)
+            model = write_slot_model(
+                Path(directory), context_tokens=context_tokens, ranks=self.rank.count
+            )
             return start_scheduler(
                 [
                     *("--model-path", str(model), "--load-format", "dummy"),
                     *("--skip-tokenizer-init", "--device", "cpu"),
                     *("--attention-backend", "torch_native", "--log-level", "error"),
                     *flags,
-                ]
+                ],
+                rank=self.rank.number,
             )
 
-    def _attach(self, host_tokens: int) -> None:
+    def _attach(self) -> None:
         """Puts the virtual parts into the scheduler; everything else stays SGLang's."""
-        from tokencake_sglang.timewarp.streams import VirtualTransfers
-
         scheduler = self.scheduler
-        scheduler.tp_worker.forward_batch_generation = self._forward
-        scheduler.model_worker.forward_batch_generation = self._forward
+        self._forward.attach(scheduler)
+        drop_real_time_work(scheduler)
         # Frozen dataclasses: their classes are patched.
         receiver, streamer = type(scheduler.request_receiver), type(scheduler.output_streamer)
-        receiver.recv_requests = lambda _self, local_reqs=None: self._receive()
         streamer.stream_output = lambda _self, reqs, *_, **__: self._collect(reqs)
-        drop_real_time_work(scheduler)
-        self._idle_turns = 0
-        self._forward_end_s = 0.0
-        self._transfers: VirtualTransfers | None = None
-        controller = scheduler.tree_cache.cache_controller
-        if controller is not None:
-            self._transfers = VirtualTransfers(self.clock, self.cost, self._forward_stream)
-            self._transfers.attach(controller)
-        # Overlap loop: processing a result waits until its forward has ended.
-        scheduler._copy_result_to_cpu = self._result_on_its_way
-
-    def _result_on_its_way(self, result: Any, _batch: Any) -> None:
-        """Stands for the copy of the sampled tokens to the host."""
-        result.copy_done = VirtualEvent(self.clock, self._forward_end_s)
+        if self.rank.count > 1:
+            broadcast_turns(receiver, self._lead if self.rank.number == 0 else None, self._follow)
+        else:
+            receiver.recv_requests = lambda _self, local_reqs=None: self._receive()
 
     def _front_door(self) -> Any:
         """The main process's part, on the virtual clock; None without the extension."""

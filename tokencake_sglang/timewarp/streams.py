@@ -4,6 +4,7 @@ Only the timing is virtual. Which tokens are copied, where to and when a copy is
 SGLang's own doing; no byte moves.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from sglang.srt.mem_cache.l2_transfer import TransferCompletion
@@ -12,12 +13,32 @@ from tokencake_sglang.timewarp.clock import VirtualClock, VirtualEvent, VirtualS
 from tokencake_sglang.timewarp.cost import CostModel
 
 
+@dataclass(slots=True)
+class Copy:
+    """One submitted transfer; times are virtual seconds."""
+
+    tokens: int
+    start_s: float
+    end_s: float
+    exposed_s: float = 0.0
+    """How much longer than its computation a forward took because it waited for this load.
+
+    Whatever load-back is started with its forward has some: the first layer's copy at least.
+    """
+
+    @property
+    def late(self) -> bool:
+        """Whether a forward waited."""
+        return self.exposed_s > 0.0
+
+
 class VirtualLayerLoading:
     """Stands for SGLang's LayerLoadingEvent: one load, layer after layer at an even pace."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.start_event = VirtualEvent(clock)
         self.finish_event = VirtualEvent(clock)
+        self.copy: Copy | None = None
 
     def complete(self, layer_index: int) -> None:
         """Called by SGLang per layer as it submits; the times are known at once instead."""
@@ -29,9 +50,22 @@ class VirtualLayerLoading:
 class VirtualTransfers:
     """Replaces a cache controller's L2TransferEngine.
 
+    Each direction has a stream of its own and its full speed, as SGLang has two copy streams and
+    PCIe two sets of lanes: a load and a backup at the same time do not slow each other down. What
+    they share, the host's memory, is faster than both together on servers (a DDR5 socket has some
+    300 GB/s, PCIe 5 moves 2 x 55).
+
+    Both are fenced behind every forward submitted so far: ``HiCacheController.start_loading`` and
+    ``start_writing`` let their copy stream wait for ``load_fence_stream`` / ``write_fence_stream``,
+    which ``Scheduler`` sets to the forward stream. A forward in flight may still write the slots
+    that a load is given, or the tokens that a backup reads; later forwards overlap with the copy.
+
     Args:
-        forward: the stream of forward passes; loads are fenced behind it as SGLang does, because
-            a forward in flight may still write the slots that a load is given.
+        forward: the stream of forward passes.
+
+    Attributes:
+        loads: every host-to-device copy, in order of submission.
+        backups: every device-to-host copy, in order of submission.
     """
 
     def __init__(self, clock: VirtualClock, cost: CostModel, forward: VirtualStream) -> None:
@@ -40,22 +74,59 @@ class VirtualTransfers:
         self.forward = forward
         self.host_to_device_stream = VirtualCopyStream(clock)
         self.device_to_host_stream = VirtualCopyStream(clock)
-        self.loaded_tokens = 0
-        self.backed_up_tokens = 0
+        self.loads: list[Copy] = []
+        self.backups: list[Copy] = []
+        self._loadings: list[VirtualLayerLoading] = []
 
     def attach(self, controller: Any) -> None:
         """Puts itself and virtual load events into a HiCacheController."""
         controller.l2_transfer_engine = self
         counter = controller.layer_done_counter
-        counter.events = [VirtualLayerLoading(self.clock) for _ in range(counter.num_counters)]
+        counter.events = self._loadings = [
+            VirtualLayerLoading(self.clock) for _ in range(counter.num_counters)
+        ]
+
+    # -- what a report reads ------------------------------------------------------------------
+
+    @property
+    def loaded_tokens(self) -> int:
+        return sum(copy.tokens for copy in self.loads)
+
+    @property
+    def backed_up_tokens(self) -> int:
+        return sum(copy.tokens for copy in self.backups)
+
+    def figures(self) -> dict[str, float]:
+        """Bytes, busy seconds and waits, each way; every number is a sum over the run.
+
+        A load is late if a forward waited for it; ``exposed_s`` is how long they waited.
+        """
+        late = [copy for copy in self.loads if copy.late]
+        late_tokens = sum(copy.tokens for copy in late)
+        token_bytes = self.cost.model.kv_bytes_per_token
+        return {
+            "loads": len(self.loads),
+            "loads_on_time": len(self.loads) - len(late),
+            "loads_late": len(late),
+            "loaded_tokens": self.loaded_tokens,
+            "loaded_tokens_on_time": self.loaded_tokens - late_tokens,
+            "loaded_tokens_late": late_tokens,
+            "loaded_bytes": self.loaded_tokens * token_bytes,
+            "load_busy_s": self.host_to_device_stream.busy_s,
+            "exposed_s": sum(copy.exposed_s for copy in late),
+            "backups": len(self.backups),
+            "backed_up_tokens": self.backed_up_tokens,
+            "backed_up_bytes": self.backed_up_tokens * token_bytes,
+            "backup_busy_s": self.device_to_host_stream.busy_s,
+        }
+
+    # -- what SGLang calls --------------------------------------------------------------------
 
     def submit_device_to_host(self, transfers: list[Any]) -> TransferCompletion:
         tokens = sum(len(transfer.host_indices) for transfer in transfers)
-        self.backed_up_tokens += tokens
-        start_s, end_s = self.device_to_host_stream.submit(
-            self.cost.backup_s(tokens), self.forward.free_s
-        )
-        return self._completion(start_s, end_s)
+        copy = self._submit(self.device_to_host_stream, tokens, self.cost.backup_s(tokens))
+        self.backups.append(copy)
+        return self._completion(copy)
 
     def submit_host_to_device(
         self,
@@ -66,30 +137,35 @@ class VirtualTransfers:
         on_layer_done: Any = None,
     ) -> TransferCompletion:
         tokens = sum(len(transfer.host_indices) for transfer in transfers)
-        self.loaded_tokens += tokens
-        start_s, end_s = self.host_to_device_stream.submit(
-            self.cost.load_s(tokens), self.forward.free_s
-        )
+        copy = self._submit(self.host_to_device_stream, tokens, self.cost.load_s(tokens))
+        self.loads.append(copy)
         if on_layer_done is not None:
             loading: VirtualLayerLoading = on_layer_done.__self__
-            loading.start_event.done_s, loading.finish_event.done_s = start_s, end_s
-        return self._completion(start_s, end_s)
+            loading.copy = copy
+            loading.start_event.done_s, loading.finish_event.done_s = copy.start_s, copy.end_s
+        return self._completion(copy)
 
-    def forward_end_s(
-        self, start_s: float, duration_s: float, loading: VirtualLayerLoading
-    ) -> float:
-        """When a forward ends that waits, layer by layer, for a load.
+    # -- what a run asks ----------------------------------------------------------------------
+
+    def forward_end_s(self, start_s: float, duration_s: float, consumer_index: int) -> float:
+        """When a forward ends that waits, layer by layer, for a load; notes the wait.
 
         Layer l of L computes for ``duration / L`` once it and its load are done; both run at an
         even pace, so the last layer's end is the latest of: no waiting at all, waiting for the
         first layer, waiting for the last.
+
+        Args:
+            consumer_index: the load's place in SGLang's LayerDoneCounter.
         """
+        copy = self._loadings[consumer_index].copy
+        alone_s = start_s + duration_s
+        if copy is None:
+            return alone_s
         layers = self.cost.model.layers
-        load_start_s, load_end_s = loading.start_event.done_s, loading.finish_event.done_s
-        first_layer_s = load_start_s + (load_end_s - load_start_s) / layers
-        return max(
-            start_s + duration_s, first_layer_s + duration_s, load_end_s + duration_s / layers
-        )
+        first_layer_s = copy.start_s + (copy.end_s - copy.start_s) / layers
+        end_s = max(alone_s, first_layer_s + duration_s, copy.end_s + duration_s / layers)
+        copy.exposed_s += end_s - alone_s
+        return end_s
 
     def next_completion_s(self) -> float | None:
         """When the next copy in flight ends; None when none is."""
@@ -100,10 +176,12 @@ class VirtualTransfers:
         ]
         return min(ends, default=None)
 
-    def _completion(self, start_s: float, end_s: float) -> TransferCompletion:
-        return TransferCompletion(
-            VirtualEvent(self.clock, start_s), VirtualEvent(self.clock, end_s), False
-        )
+    def _submit(self, stream: "VirtualCopyStream", tokens: int, duration_s: float) -> Copy:
+        return Copy(tokens, *stream.submit(duration_s, self.forward.free_s))
+
+    def _completion(self, copy: Copy) -> TransferCompletion:
+        start, end = VirtualEvent(self.clock, copy.start_s), VirtualEvent(self.clock, copy.end_s)
+        return TransferCompletion(start, end, False)
 
 
 class VirtualCopyStream(VirtualStream):

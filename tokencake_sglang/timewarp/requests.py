@@ -1,0 +1,40 @@
+"""What a run is asked to serve, and what it sums up."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tokencake_sglang.agents.identity import AgentTag
+
+
+@dataclass(slots=True)
+class Request:
+    """One generation. Times are virtual seconds; token counts are SGLang's own."""
+
+    rid: str
+    prompt: Sequence[int]
+    output: Sequence[int]
+    tag: AgentTag | None = None
+    priority: int | None = None
+    on_finish: Callable[["Request"], None] | None = None
+    queued_s: float = 0.0
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+    device_hit_tokens: int = 0
+    host_hit_tokens: int = 0
+    prefilled_tokens: int = 0
+    retractions: int = 0
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over a run."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    forward_s: float = 0.0
+    load_wait_s: float = 0.0
+    retractions: int = 0
+    output_tokens: int = 0
+    finished: int = field(default=0)
