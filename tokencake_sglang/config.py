@@ -106,6 +106,10 @@ class TokencakeConfig:
     decision_log: Annotated[
         str | None, Field(description="file that receives every decision as a JSON line")
     ] = None
+    record: Annotated[
+        str | None,
+        Field(description="new file that receives what is asked of the server, for a replay"),
+    ] = None
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> "TokencakeConfig":

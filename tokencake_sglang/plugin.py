@@ -92,6 +92,10 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
     scheduler = SchedulerHooks(config)
     main = _MainHooks(config)
     policy = "sglang.srt.managers.schedule_policy.SchedulePolicy"
+    recording = [
+        Hook(f"{TOKENIZER_MANAGER}._dispatch_to_scheduler", "BEFORE", main.dispatch, "recording"),
+        Hook(f"{TOKENIZER_MANAGER}._stream_one_response", "AROUND", main.respond, "recording"),
+    ]
     return [
         Hook(f"{SERVER_ARGS}.resolve_once", "BEFORE", _before_resolve, "cache backend, HiCache"),
         Hook(
@@ -130,6 +134,7 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
             "the reserve",
         ),
         Hook(f"{policy}.calc_priority", "AFTER", scheduler.calc_priority, "queue order"),
+        *(recording if config.record is not None else ()),
     ]
 
 
@@ -248,6 +253,7 @@ def _before_check(server_args: Any) -> None:
     from sglang.srt.arg_groups.platform_hook import handle_platform_defaults
 
     from tokencake_sglang.engine.main_process import check_decision_log
+    from tokencake_sglang.engine.recording import check_record
 
     cfg = resolving_view(server_args)
     compat.check_modes(cfg)
@@ -255,6 +261,7 @@ def _before_check(server_args: Any) -> None:
     assert _active is not None
     try:
         check_decision_log(_active)
+        check_record(_active)
     except ConfigError as error:
         raise compat.Unsupported(str(error)) from None
     missing = _settings(cfg)
@@ -293,3 +300,18 @@ class _MainHooks:
         self, generate_request: Callable[..., Any], tokenizer_manager: Any, obj: Any, request=None
     ) -> Any:
         return tokenizer_manager.tokencake.generate(generate_request, obj, request)
+
+    def dispatch(self, tokenizer_manager: Any, message: Any) -> None:
+        if main_process := getattr(tokenizer_manager, "tokencake", None):
+            main_process.record_dispatch(message)
+
+    def respond(
+        self,
+        stream_one_response: Callable[..., Any],
+        tokenizer_manager: Any,
+        obj: Any,
+        state: Any,
+        request: Any = None,
+    ) -> Any:
+        answers = stream_one_response(tokenizer_manager, obj=obj, state=state, request=request)
+        return tokenizer_manager.tokencake.record_answers(answers, obj, state)

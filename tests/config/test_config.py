@@ -169,6 +169,7 @@ OPTIONS = st.fixed_dictionaries(
         "upload_piece_tokens": st.integers(16, 1 << 20),
         "tick_interval_s": st.floats(0.005, 1.0),
         "decision_log": st.one_of(st.none(), NAMES),
+        "record": st.one_of(st.none(), NAMES),
     },
 )
 

@@ -90,6 +90,6 @@ def test_the_signals_document_gives_every_error_code_its_status():
 
 def test_the_design_lists_every_hook():
     document = (REPOSITORY / "docs" / "design.md").read_text()
-    for hook in plugin.hooks(TokencakeConfig()):
+    for hook in plugin.hooks(TokencakeConfig(record="trace.jsonl")):
         target = hook.target.removeprefix("sglang.srt.")
         assert f"| `{target}` | {hook.how} | {hook.feeds} |" in document

@@ -6,11 +6,13 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.managers.tokenizer_manager import ServerStatus
 
 from tokencake_sglang import __version__
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
@@ -18,6 +20,7 @@ from tokencake_sglang.agents.events import AnyEvent
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.config import ConfigError, TokencakeConfig
 from tokencake_sglang.engine.messages import TokencakeEvent, TokencakeStatusReq
+from tokencake_sglang.engine.recording import Recording
 from tokencake_sglang.engine.request_tag import with_tag
 from tokencake_sglang.signals.front_door import FrontDoor
 from tokencake_sglang.signals.http import create_router
@@ -60,7 +63,7 @@ class MainProcess:
     """What one TokenizerManager carries of the extension: the front door and its two doors.
 
     Raises:
-        ConfigError: the ZeroMQ endpoint cannot be bound.
+        ConfigError: the ZeroMQ endpoint cannot be bound, or the recording not be opened.
     """
 
     def __init__(self, config: TokencakeConfig, tokenizer_manager: "TokenizerManager") -> None:
@@ -78,7 +81,18 @@ class MainProcess:
             else None
         )
         self._started = False
+        self._serves_http = False
         self._numbers = itertools.count()
+        self._recording = (
+            Recording(
+                config.record,
+                page_size=tokenizer_manager.config_value("page_size"),
+                model=tokenizer_manager.model_path,
+                agent_timeout_s=config.agent_timeout_s,
+            )
+            if config.record is not None
+            else None
+        )
 
     # -- start ----------------------------------------------------------------------------------
 
@@ -100,6 +114,7 @@ class MainProcess:
             return
         app = http_server.app
         app.state.tokencake = self
+        self._serves_http = True
 
         async def status() -> dict[str, Any]:
             return await app.state.tokencake.status()
@@ -108,16 +123,21 @@ class MainProcess:
         app.add_middleware(TagMiddleware)
         inner_lifespan = app.router.lifespan_context
 
-        def lifespan(fast_api_app):
+        @asynccontextmanager
+        async def lifespan(fast_api_app):
             # Signals may come before the first request does.
             app.state.tokencake.tokenizer_manager.auto_create_handle_loop()
-            return inner_lifespan(fast_api_app)
+            async with inner_lifespan(fast_api_app) as state:
+                yield state
+            app.state.tokencake.close()
 
         app.router.lifespan_context = lifespan
 
     # -- the event log --------------------------------------------------------------------------
 
     def _send(self, sequence: int, stamp_s: float, event: AnyEvent) -> None:
+        if self._recording is not None:
+            self._recording.event(event)
         self.tokenizer_manager._dispatch_to_scheduler(TokencakeEvent.of(sequence, stamp_s, event))
 
     async def _tick_forever(self) -> None:
@@ -181,6 +201,26 @@ class MainProcess:
         obj.sampling_params = with_tag(obj.sampling_params, tag)
         return [tag]
 
+    # -- recording ------------------------------------------------------------------------------
+
+    def record_dispatch(self, message: Any) -> None:
+        """A message goes to the scheduler; SGLang's own warm-up is not recorded."""
+        manager = self.tokenizer_manager
+        if self._serves_http and manager.server_status == ServerStatus.Starting:
+            return
+        if self._recording is not None:
+            self._recording.dispatched(message, manager.rid_to_state)
+
+    def record_answers(self, answers: AsyncIterator[Any], obj: Any, state: Any) -> Any:
+        if self._recording is None or not isinstance(obj, GenerateReqInput):
+            return answers
+        return self._recording.answered(answers, obj.rid, state)
+
+    def close(self) -> None:
+        """The server stops: what was recorded is written."""
+        if self._recording is not None:
+            self._recording.close()
+
     # -- status ---------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
@@ -202,4 +242,5 @@ class MainProcess:
             "config": {**asdict(self.config), "zmq_endpoint": self.zmq_endpoint or "off"},
             "front_door": self.front_door.snapshot(),
             "ranks": [reply.status() for reply in replies],
+            **({} if self._recording is None else {"recording": self._recording.snapshot()}),
         }
