@@ -78,13 +78,15 @@ class Cached:
 
     ``releasable_tokens`` can be given up at once without losing anything: exclusive, unlocked and
     with a finished host copy. ``exclusive_tokens`` are on the device, unlocked and no other
-    path's, with or without a host copy.
+    path's, with or without a host copy. ``uncopied_tokens`` have no host copy, finished or under
+    way.
     """
 
     device_tokens: int
     host_only_tokens: int
     releasable_tokens: int
     exclusive_tokens: int
+    uncopied_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -130,6 +132,10 @@ class View(Protocol):
 
     def is_kept(self, key: AgentKey) -> bool:
         """Whether the agent's path is pinned by ``Keep`` or by a finished ``Upload``."""
+        ...
+
+    def is_uploading(self, key: AgentKey) -> bool:
+        """Whether a piece of the agent's path is on its way to the device."""
         ...
 
 
@@ -201,6 +207,7 @@ class EvictionCandidate:
     depth_tokens: int
     last_access: float
     on_host: bool
+    on_device: bool = True
 
 
 @dataclass
@@ -215,6 +222,9 @@ class Policy:
 
     orders_eviction = False
     """True: ``eviction_rank`` replaces SGLang's eviction order, on both tiers."""
+
+    backfills = False
+    """True: admission passes over a request that does not fit and tries those behind it."""
 
     # -- told ---------------------------------------------------------------------------------
 

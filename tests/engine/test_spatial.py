@@ -154,7 +154,7 @@ def test_pins_let_go_when_running_requests_could_not_grow(harness, monkeypatch):
     harness.step(3)
     assert harness.decisions("unpin") == []
     # As if a step could take more than is left beside the pin.
-    monkeypatch.setattr("tokencake_sglang.engine.planner.DECODE_STEP_TOKENS", 600)
+    monkeypatch.setattr("tokencake_sglang.engine.rank.DECODE_STEP_TOKENS", 600)
     harness.step()
     assert harness.decisions("unpin") == [("reviewer", "headroom")]
     harness.run(rid)

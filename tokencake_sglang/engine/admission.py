@@ -75,14 +75,15 @@ def asking_adder(base: type[PrefillAdder], planner: "PolicyPlanner") -> type[Pre
             if not planner.policy.admits(request, planner):
                 return AddReqResult.CONTINUE
             withheld = planner.policy.withheld_tokens(request, planner)
-            if withheld <= 0:
-                return super().add_one_req(req, *args, **kwargs)
             self.memory_budget.total_offset += withheld
             try:
                 result = super().add_one_req(req, *args, **kwargs)
             finally:
                 self.memory_budget.total_offset -= withheld
-            # NO_TOKEN would end the pass for everybody, though only this one must leave so much.
-            return AddReqResult.CONTINUE if result is AddReqResult.NO_TOKEN else result
+            # NO_TOKEN would end the pass for everybody.
+            passes_over = withheld > 0 or planner.policy.backfills
+            if result is AddReqResult.NO_TOKEN and passes_over:
+                return AddReqResult.CONTINUE
+            return result
 
     return AskingPrefillAdder

@@ -135,6 +135,10 @@ class TokencakeCache(UnifiedRadixCache):
                 device += len(node.key)
         return device, host
 
+    def uncopied_tokens(self, leaf_id: int) -> int:
+        """The path's tokens that have no host copy, finished or under way."""
+        return sum(len(node.key) for node in self.path(leaf_id) if not node.backuped)
+
     # -- insure -------------------------------------------------------------------------------
 
     def insure(self, leaf_id: int) -> int | None:

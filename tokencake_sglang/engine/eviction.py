@@ -35,6 +35,7 @@ class PolicyEviction(EvictionStrategy):
                 depth_tokens=depth_tokens,
                 last_access=node.last_access_time,
                 on_host=node.backuped,
+                on_device=not node.evicted,
             )
         )
 

@@ -109,10 +109,15 @@ class PolicyPlanner(RankPlanner):
             host,
             self.cache.releasable_tokens(leaf_id),
             self.cache.discardable_tokens(leaf_id),
+            self.cache.uncopied_tokens(leaf_id),
         )
 
     def is_kept(self, key: AgentKey) -> bool:
         return key in self._kept
+
+    def is_uploading(self, key: AgentKey) -> bool:
+        resident = self.residents.get(key) if key == self._uploading else None
+        return resident is not None and self.cache.is_uploading(resident.leaf_id)
 
     # -- what happens -------------------------------------------------------------------------
 
@@ -189,7 +194,8 @@ class PolicyPlanner(RankPlanner):
 
     def _look_at(self, waiting_queue: "list[Req]", running: "list[Req]") -> None:
         self.queue = [self.request_of(req) for req in waiting_queue]
-        self.running = [self.request_of(req) for req in running]
+        # Until SGLang filters its batch, requests whose end the policy was told are still in it.
+        self.running = [self.request_of(req) for req in running if not req.finished()]
         for request, req in zip(self.queue, waiting_queue, strict=True):
             if request.admitted_s is not None and req.retraction_count > request.retractions:
                 request.retractions = req.retraction_count

@@ -25,12 +25,16 @@ class FixedView:
     left_waiting: bool = False
     tokens: Mapping[AgentKey, Cached] = field(default_factory=dict)
     kept: set[AgentKey] = field(default_factory=set)
+    uploading: set[AgentKey] = field(default_factory=set)
 
     def cached(self, key: AgentKey) -> Cached:
         return self.tokens.get(key, NOTHING_CACHED)
 
     def is_kept(self, key: AgentKey) -> bool:
         return key in self.kept
+
+    def is_uploading(self, key: AgentKey) -> bool:
+        return key in self.uploading
 
 
 def on_device(tokens: int) -> Cached:
