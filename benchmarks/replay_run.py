@@ -9,10 +9,13 @@ import argparse
 import json
 import time
 
+import msgspec
+
 from benchmarks.workloads import tokencake_dags
 from tokencake_sglang.replay.arrivals import equal_spacing, replicate
 from tokencake_sglang.replay.driver import Replay
 from tokencake_sglang.replay.figures import figures
+from tokencake_sglang.replay.machine import machine_figures
 from tokencake_sglang.replay.systems import SYSTEMS
 from tokencake_sglang.replay.workload import read
 from tokencake_sglang.timewarp.cost import CostModel
@@ -70,8 +73,12 @@ def main() -> None:
     replay = Replay(workload, warp, priorities=system.priorities)
     started_s = time.perf_counter()
     replay.run()
-    result = {"arguments": vars(arguments), "figures": figures(replay)}
-    result["real_s"] = time.perf_counter() - started_s
+    real_s = time.perf_counter() - started_s
+    result = {
+        "arguments": vars(arguments),
+        "figures": figures(replay),
+        "machine": msgspec.to_builtins(machine_figures(replay, real_s)),
+    }
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.output:

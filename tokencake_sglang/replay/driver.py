@@ -1,10 +1,15 @@
 """Drives a virtual server through a workload, as its agents' programs would drive a real one."""
 
+from collections.abc import Mapping
+
 from tokencake_sglang.agents.events import ApplicationFinish, CallFinish, CallStart
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.scheduler_hooks import PLANNER
 from tokencake_sglang.policy import Policy
 from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
+from tokencake_sglang.replay.machine import Stopwatch
+from tokencake_sglang.replay.occupancy import Occupancy
+from tokencake_sglang.replay.preemptions import Preemptions
 from tokencake_sglang.replay.tokens import expand
 from tokencake_sglang.replay.workflow import knowledge_of
 from tokencake_sglang.replay.workload import Request as ReplayRequest
@@ -17,14 +22,26 @@ class Replay:
 
     Args:
         priorities: whether requests carry SGLang's ``priority``: 1 for critical agents, else 0.
+        occupancy_interval_s: virtual seconds between samples of the KV pool.
     """
 
-    def __init__(self, workload: Workload, warp: TimeWarp, *, priorities: bool = False) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        warp: TimeWarp,
+        *,
+        priorities: bool = False,
+        occupancy_interval_s: float = 1.0,
+    ) -> None:
         self.workload = workload
         self.loop = ClosedLoop(workload)
         self.warp = warp
         self.priorities = priorities
         self.returning: set[str] = set()
+        """Requests sent that had others to wait for: turns of an agent that was away."""
+        self.occupancy = Occupancy(workload, warp, interval_s=occupancy_interval_s)
+        self.preemptions = Preemptions(warp.scheduler)
+        self.stopwatch = Stopwatch(warp.scheduler)
         self._open = {name: len(requests) for name, requests in workload.applications.items()}
 
     def run(self) -> None:
@@ -35,9 +52,16 @@ class Replay:
         """
         self._tell_policy()
         self._arm()
-        self.warp.run()
+        with self.stopwatch.running():
+            self.warp.run()
         if not self.loop.done:
             raise RuntimeError("the run ended before the workload did: a defect of the driver")
+
+    @property
+    def decisions(self) -> Mapping[str, int]:
+        """How often the extension took each ``action.reason``; empty without it."""
+        planner = getattr(self.warp.scheduler, PLANNER, None)
+        return {} if planner is None else planner.log.counts
 
     def _tell_policy(self) -> None:
         """Policies of others are told what their papers have applications declare."""
