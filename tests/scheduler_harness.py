@@ -6,7 +6,6 @@ with seeded random weights, large enough that a wrong byte of KV changes the gre
 
 from __future__ import annotations
 
-import array
 import itertools
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any
 from tests.models import tiny_llama
 from tokencake_sglang.agents.events import AnyEvent, RequestBegin, RequestEnd, Tick
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.timewarp.scheduler import start_scheduler, tokenized
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,13 +40,8 @@ class SchedulerHarness:
         page_size: int = 1,
         model: Mapping[str, Any] | None = None,
     ):
-        from sglang.srt.plugins import load_plugins
-
-        load_plugins()
-        from sglang.srt.server_args import PortArgs, prepare_server_args
-
         model_path = tiny_llama(directory, **{"tie_word_embeddings": False, **(model or {})})
-        server_args = prepare_server_args(
+        self.scheduler = start_scheduler(
             [
                 *("--model-path", str(model_path)),
                 *("--load-format", "dummy", "--skip-tokenizer-init", "--device", "cpu"),
@@ -59,21 +54,6 @@ class SchedulerHarness:
                 *flags,
             ]
         )
-        server_args.resolve_once()
-        server_args.check_server_args()
-        from sglang.srt.managers.scheduler import Scheduler, SpawnRanks, spawn_world_rank
-        from sglang.srt.runtime_context import publish
-
-        publish(
-            server_args,
-            role="scheduler",
-            ranks=SpawnRanks(
-                world_rank=spawn_world_rank(server_args, tp_rank=0, pp_rank=0),
-                dp_rank=None,
-                gpu_id=0,
-            ),
-        )
-        self.scheduler = Scheduler(server_args, PortArgs.init_new(server_args))
         self._seed_weights()
         self.now_s = 100.0
         self.finished: dict[str, list[int]] = {}
@@ -121,38 +101,10 @@ class SchedulerHarness:
 
     def submit(self, ids: Sequence[int], new_tokens: int, tag: AgentTag | None = None) -> str:
         """Queues a greedy request of exactly ``new_tokens`` output tokens; returns its rid."""
-        from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
-        from sglang.srt.sampling.sampling_params import SamplingParams
-
-        from tokencake_sglang.engine.request_tag import with_tag
-
         rid = f"r{next(self._rids)}"
-        params: dict[str, Any] = {
-            "max_new_tokens": new_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
         if tag is not None:
             self.send(RequestBegin(rid=rid, tag=tag))
-            params = with_tag(params, tag)
-        sampling = SamplingParams(**params)
-        sampling.normalize(None)
-        self._inbox.append(
-            TokenizedGenerateReqInput(
-                rid=rid,
-                input_text="",
-                input_ids=array.array("q", ids),
-                input_embeds=None,
-                mm_inputs=None,
-                token_type_ids=None,
-                sampling_params=sampling,
-                return_logprob=False,
-                logprob_start_len=-1,
-                top_logprobs_num=0,
-                token_ids_logprob=None,
-                stream=False,
-            )
-        )
+        self._inbox.append(tokenized(rid, ids, new_tokens, tag=tag))
         self._submitted.add(rid)
         if tag is not None:
             self._tagged.add(rid)

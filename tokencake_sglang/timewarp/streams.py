@@ -99,25 +99,21 @@ class VirtualTransfers:
     def figures(self) -> dict[str, float]:
         """Bytes, busy seconds and waits, each way; every number is a sum over the run.
 
-        A load is late if a forward waited for it; ``exposed_s`` is how long they waited.
+        A load is late if a forward waited for it; ``exposed_wait_s`` is how long they waited.
         """
         late = [copy for copy in self.loads if copy.late]
         late_tokens = sum(copy.tokens for copy in late)
         token_bytes = self.cost.model.kv_bytes_per_token
         return {
-            "loads": len(self.loads),
-            "loads_on_time": len(self.loads) - len(late),
-            "loads_late": len(late),
-            "loaded_tokens": self.loaded_tokens,
-            "loaded_tokens_on_time": self.loaded_tokens - late_tokens,
-            "loaded_tokens_late": late_tokens,
-            "loaded_bytes": self.loaded_tokens * token_bytes,
-            "load_busy_s": self.host_to_device_stream.busy_s,
-            "exposed_s": sum(copy.exposed_s for copy in late),
-            "backups": len(self.backups),
-            "backed_up_tokens": self.backed_up_tokens,
-            "backed_up_bytes": self.backed_up_tokens * token_bytes,
-            "backup_busy_s": self.device_to_host_stream.busy_s,
+            "to_device_copies": len(self.loads),
+            "to_device_late_copies": len(late),
+            "to_device_on_time_bytes": (self.loaded_tokens - late_tokens) * token_bytes,
+            "to_device_late_bytes": late_tokens * token_bytes,
+            "to_device_busy_s": self.host_to_device_stream.busy_s,
+            "exposed_wait_s": sum(copy.exposed_s for copy in late),
+            "to_host_copies": len(self.backups),
+            "to_host_bytes": self.backed_up_tokens * token_bytes,
+            "to_host_busy_s": self.device_to_host_stream.busy_s,
         }
 
     # -- what SGLang calls --------------------------------------------------------------------
