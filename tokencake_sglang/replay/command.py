@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tokencake_sglang.replay import comparison
 from tokencake_sglang.replay.systems import SYSTEMS
 from tokencake_sglang.replay.workload import ReplayError, Workload, read
@@ -310,7 +312,8 @@ def run_one(workload: Workload, setting: Setting, name: str) -> dict[str, Any]:
         return {"error": f"the server would not start: {error.code}"}
     except Stuck as error:
         return {"error": str(error)}
-    return {"figures": figures(replay), "real_s": round(time.perf_counter() - started_s, 3)}
+    judged = msgspec.to_builtins(figures(replay))
+    return {"figures": judged, "real_s": round(time.perf_counter() - started_s, 3)}
 
 
 class _Progress:
