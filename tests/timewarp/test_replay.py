@@ -1,23 +1,17 @@
-"""Whole replays in virtual time, each in its own process: one holds one scheduler."""
-
-import json
-import subprocess
-import sys
+"""A whole replay in virtual time, twice."""
 
 import pytest
 
-
-def replay(*arguments: str) -> dict:
-    command = [sys.executable, "-m", "benchmarks.replay_run", "--dag", "code_writer"]
-    command += ["--applications", "2", "--rate", "1.0", "--pool-tokens", "16384", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout[run.stdout.index("{") :])["figures"]
+from tests.timewarp.runs import code_writer
+from tokencake_sglang.timewarp.forks import run_in_fork
+from tokencake_sglang.timewarp.ranks import Rank
 
 
 @pytest.mark.slow
-def test_the_same_run_gives_the_same_figures_to_the_last_digit():
-    first, second = replay("--system", "tokencake"), replay("--system", "tokencake")
+def test_the_same_run_comes_out_the_same_to_the_last_digit(forking_process):
+    run = (run_in_fork, code_writer, Rank(), 2, 16_384, True)
+    first, second = forking_process(*run), forking_process(*run)
     assert first == second
-    assert first["output_tokens"] == 2 * 6_464
-    assert first["host_hit_tokens"] > 0, "the pool was large enough: nothing was put to the test"
+    assert first["totals"]["output_tokens"] == 2 * 6_464
+    assert first["transfers"]["to_device_late_bytes"] > 0, "the pool was large enough"
+    assert first["transfers"]["exposed_wait_s"] == pytest.approx(first["totals"]["load_wait_s"])

@@ -7,9 +7,7 @@ cost model's. One engine per process: SGLang publishes its settings process-wide
 
 import heapq
 import itertools
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.events import AnyEvent, Signal
@@ -20,9 +18,8 @@ from tokencake_sglang.timewarp.requests import Request, Totals
 from tokencake_sglang.timewarp.scheduler import (
     VOCABULARY,
     drop_real_time_work,
-    start_scheduler,
+    start_slot_scheduler,
     tokenized,
-    write_slot_model,
 )
 
 if TYPE_CHECKING:
@@ -84,17 +81,17 @@ class TimeWarp:
         self._next_tick_s = 0.0
         self._quiet_turns = 0
         self._hopeless_turns = 0
-        self.scheduler = self._build(
-            pool_tokens + page_size,  # no request can be longer than the pool
-            [
-                *("--max-total-tokens", str(pool_tokens), "--page-size", str(page_size)),
+        self.scheduler = start_slot_scheduler(
+            pool_tokens=pool_tokens,
+            host_tokens=host_tokens,
+            page_size=page_size,
+            flags=[
                 *("--chunked-prefill-size", str(chunked_prefill_tokens)),
                 *("--max-running-requests", str(max_running_requests)),
                 *(() if overlap else ("--disable-overlap-schedule",)),
-                *self._host_flags(pool_tokens, host_tokens),
-                *rank.flags(),
                 *flags,
             ],
+            rank=rank,
         )
         self._forward = VirtualForward(
             self.clock, cost, self.requests, self.totals, overlap=overlap
@@ -262,31 +259,6 @@ class TimeWarp:
             observe(self)
 
     # -- construction -------------------------------------------------------------------------
-
-    @staticmethod
-    def _host_flags(pool_tokens: int, host_tokens: int) -> tuple[str, ...]:
-        if host_tokens == 0:
-            return ()
-        return (
-            "--enable-hierarchical-cache",
-            *("--hicache-ratio", str(host_tokens / pool_tokens)),
-            *("--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"),
-        )
-
-    def _build(self, context_tokens: int, flags: Sequence[str]) -> Any:
-        with tempfile.TemporaryDirectory(prefix="timewarp-") as directory:
-            model = write_slot_model(
-                Path(directory), context_tokens=context_tokens, ranks=self.rank.count
-            )
-            return start_scheduler(
-                [
-                    *("--model-path", str(model), "--load-format", "dummy"),
-                    *("--skip-tokenizer-init", "--device", "cpu"),
-                    *("--attention-backend", "torch_native", "--log-level", "error"),
-                    *flags,
-                ],
-                rank=self.rank.number,
-            )
 
     def _attach(self) -> None:
         """Puts the virtual parts into the scheduler; everything else stays SGLang's."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.timewarp.ranks import Rank
 
 VOCABULARY = 1024
 
@@ -72,6 +73,38 @@ def start_scheduler(arguments: Sequence[str], *, rank: int = 0) -> Any:
         scheduler = Scheduler(server_args, PortArgs.init_new(server_args))
     _drop_load_snapshots(scheduler)
     return scheduler
+
+
+def start_slot_scheduler(
+    *, pool_tokens: int, host_tokens: int, page_size: int, flags: Sequence[str], rank: Rank
+) -> Any:
+    """Builds a Scheduler of the slot model, its pools of exactly these sizes in tokens.
+
+    Args:
+        host_tokens: 0 for no host tier.
+    """
+    host_flags = (
+        "--enable-hierarchical-cache",
+        *("--hicache-ratio", str(host_tokens / pool_tokens)),
+        *("--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"),
+    )
+    with tempfile.TemporaryDirectory(prefix="timewarp-") as directory:
+        # No request can be longer than the pool.
+        model = write_slot_model(
+            Path(directory), context_tokens=pool_tokens + page_size, ranks=rank.count
+        )
+        return start_scheduler(
+            [
+                *("--model-path", str(model), "--load-format", "dummy"),
+                *("--skip-tokenizer-init", "--device", "cpu"),
+                *("--attention-backend", "torch_native", "--log-level", "error"),
+                *("--max-total-tokens", str(pool_tokens), "--page-size", str(page_size)),
+                *(host_flags if host_tokens else ()),
+                *rank.flags(),
+                *flags,
+            ],
+            rank=rank.number,
+        )
 
 
 def tokenized(
