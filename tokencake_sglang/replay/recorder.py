@@ -106,6 +106,8 @@ class _Turn:
         """Its agent went on: whatever a late signal says, the calls had returned."""
         for call in self.calls:
             call.finished_s = now_s if call.finished_s is None else min(call.finished_s, now_s)
+            if self.run is not None:
+                self.run.calls.pop(call, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +131,8 @@ class _Run:
     ended: OrderedDict[str, _Turn] = field(default_factory=OrderedDict)
     by_end: dict[bytes, _Turn] = field(default_factory=dict)
     """By the hash of the last full block, where that holds a part of the output."""
+    calls: dict[_Call, _Turn] = field(default_factory=dict)
+    """Open calls, in the order in which they were started."""
     closed: bool = False
 
     def remember(self, turn: _Turn) -> None:
@@ -153,14 +157,12 @@ class _Run:
 
     def opener(self, turn: _Turn) -> _Turn | None:
         """The request of another agent whose call was started last and is still open."""
-        open_calls = [
-            (call.started_s, agent.last)
-            for agent in self.agents.values()
-            if agent.last is not None and turn.tag is not None and agent.name != turn.tag.key.agent
-            for call in agent.last.calls
-            if call.finished_s is None
-        ]
-        return max(open_calls, key=lambda opened: opened[0])[1] if open_calls else None
+        assert turn.tag is not None
+        for other in reversed(self.calls.values()):
+            assert other.tag is not None
+            if other.ended_by(turn.began_s) and other.tag.key != turn.tag.key:
+                return other
+        return None
 
     def loose(self, now_s: float, since_s: float = 0.0) -> list[_Turn]:
         """Settled requests that nothing waits for, of those that began at ``since_s`` or later."""
@@ -369,6 +371,7 @@ class Recorder:
 
     def _fail(self, turn: _Turn, why: str) -> None:
         self.counts[why] += 1
+        turn.return_by(self._now_s)
         for other in turn.wait_for:
             other.waited_for -= 1
         if turn.run is not None and turn.tag is not None:
@@ -383,7 +386,7 @@ class Recorder:
         known = self._known(event.key)
         if known is None:
             return
-        _, agent = known
+        run, agent = known
         turn = agent.running[-1] if agent.running else agent.last
         if turn is None or turn.final:
             # Others went on already; to the agent's next request it is a pause.
@@ -392,12 +395,17 @@ class Recorder:
         call = _Call(event.tool, at_s, event.predicted_s)
         turn.calls.append(call)
         agent.calls[event.call_id] = call
+        run.calls[call] = turn
 
     def _call_finish(self, event: CallFinish, at_s: float) -> None:
         known = self._known(event.key)
-        call = known[1].calls.pop(event.call_id, None) if known is not None else None
-        if call is not None and call.finished_s is None:
-            call.finished_s = at_s
+        if known is None:
+            return
+        run, agent = known
+        call = agent.calls.pop(event.call_id, None)
+        if call is not None:
+            run.calls.pop(call, None)
+            call.finished_s = at_s if call.finished_s is None else call.finished_s
 
     # -- applications -------------------------------------------------------------------------
 
