@@ -202,3 +202,21 @@ def test_untagged_requests_leave_no_trace_in_the_planner(harness):
     fill_pool(harness, requests=2)
     assert harness.planner.residents == {}
     assert len(harness.planner.table) == 0
+
+
+def test_an_upload_leaves_enough_beside_the_prefix_that_it_locks(harness):
+    """A load locks its whole path: what was evictable above the missing part is no longer."""
+    shared = prompt(1)
+    harness.generate(shared + prompt(2, 300), 16, AGENT)
+    harness.generate(shared + prompt(3, 300), 16)
+    harness.settle()
+    leaf_id = harness.planner.residents[AGENT.key].leaf_id
+    missing = harness.cache.release(leaf_id)
+    held = harness.cache.unlocked_tokens(leaf_id)
+    assert missing >= 300 and held >= 600 - harness.cache.page_size
+    allocator = harness.cache.token_to_kv_pool_allocator
+    free = allocator.available_size() + harness.cache.full_evictable_size()
+    assert harness.cache.upload(leaf_id, 512, keep_free_tokens=free - missing) == 0
+    assert harness.cache.upload(leaf_id, 512, keep_free_tokens=free - missing - held) == missing
+    assert allocator.available_size() + harness.cache.full_evictable_size() >= free - missing - held
+    harness.settle()

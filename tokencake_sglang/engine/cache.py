@@ -135,6 +135,14 @@ class TokencakeCache(UnifiedRadixCache):
                 device += len(node.key)
         return device, host
 
+    def unlocked_tokens(self, leaf_id: int) -> int:
+        """The path's device tokens that nobody has locked."""
+        return sum(
+            len(node.key)
+            for node in self.path(leaf_id)
+            if not node.evicted and all(data.lock_ref == 0 for data in node.component_data)
+        )
+
     def uncopied_tokens(self, leaf_id: int) -> int:
         """The path's tokens that have no host copy, finished or under way."""
         return sum(len(node.key) for node in self.path(leaf_id) if not node.backuped)
@@ -231,9 +239,10 @@ class TokencakeCache(UnifiedRadixCache):
             start += len(node.key)
         if not missing or not all(node.backuped for node in missing):
             return 0
-        # load_back evicts first and fails afterwards: ask for nothing that cannot be had.
+        # load_back evicts first and fails afterwards: ask for nothing that cannot be had. It locks
+        # the whole path, so what is evictable above the missing nodes gives no room.
         free = self.token_to_kv_pool_allocator.available_size() + self.full_evictable_size()
-        free -= keep_free_tokens
+        free -= keep_free_tokens + self.unlocked_tokens(leaf_id)
         if free < self.page_size:
             return 0
         anchor, tokens = self._first_piece(missing, min(max_tokens, free))

@@ -86,7 +86,7 @@ class PolicyPlanner(RankPlanner):
         self.requests: dict[str, Request] = {}
         self._kept: dict[AgentKey, Resident] = {}  # oldest pin first
         self._uploading: AgentKey | None = None
-        self._keep_free_tokens = 0
+        self._keep_free_tokens = self._committed_tokens = 0
 
     # -- the view -----------------------------------------------------------------------------
 
@@ -173,10 +173,12 @@ class PolicyPlanner(RankPlanner):
         self._look_at(waiting_queue, running)
         committed_tokens = self.committed_tokens(running, chunked)
         self.keep_free(committed_tokens)
+        self._committed_tokens = committed_tokens
         self._keep_free_tokens = committed_tokens + 64 * len(running)
         self._finish_upload()
         for decision in self.policy.decide(self):
             self._apply(decision)
+        self.keep_free(committed_tokens)  # once more: pins are not asked whether there is room
 
     def order(self, waiting_queue: "list[Req]") -> None:
         if not waiting_queue:
@@ -216,6 +218,8 @@ class PolicyPlanner(RankPlanner):
                 queued_s=self.now_s,
                 prompt_tokens=len(req.origin_input_ids),
                 output_limit=req.sampling_params.max_new_tokens,
+                tokens=len(req.origin_input_ids) + len(req.output_ids),
+                cached_tokens=req.prefix_len,
             )
             self.policy.request_queued(request, self.now_s)
         request.tokens = len(req.origin_input_ids) + len(req.output_ids)
@@ -238,8 +242,7 @@ class PolicyPlanner(RankPlanner):
             case LetGo():
                 self._let_go(decision.key, decision.reason)
             case Insure():
-                if tokens := self.cache.insure(resident.leaf_id):
-                    self._record(decision, Action.INSURE, tokens)
+                self._insure(decision, resident)
             case Release():
                 if tokens := self.cache.release(resident.leaf_id):
                     self._record(decision, Action.RELEASE, tokens)
@@ -248,6 +251,14 @@ class PolicyPlanner(RankPlanner):
                     self._record(decision, Action.DISCARD, tokens)
             case Upload():
                 self._upload(decision, resident)
+
+    def _insure(self, decision: Insure, resident: Resident) -> None:
+        """A copy locks the path until it is done: what others are sure to take must be left."""
+        left = self.free_tokens + self.evictable_tokens
+        if left - self.cache.unlocked_tokens(resident.leaf_id) < self._committed_tokens:
+            return
+        if tokens := self.cache.insure(resident.leaf_id):
+            self._record(decision, Action.INSURE, tokens)
 
     def _upload(self, decision: Upload, resident: Resident) -> None:
         if decision.key in self._kept or not self.cache.can_start_upload():
