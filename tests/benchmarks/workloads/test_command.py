@@ -32,9 +32,9 @@ def test_what_was_drawn_is_in_the_header(tmp_path: Path) -> None:
     command.main(["code_writer", *options.split(), "--output", str(path)])
     assert replay.read_header(path).options == {
         "initial_tokens": 4606,
-        "role_tokens": 100,
-        "tool_result_tokens": 200,
-        "template_of": "node",
+        "role_tokens": "per agent type",
+        "tool_result_tokens": "per tool",
+        "template_of": "agent_type",
         "copies": 24,
         "arrivals": "poisson",
         "rate": 1.0,

@@ -1,5 +1,8 @@
+from typing import Literal
+
 import pytest
 
+from benchmarks.calibration.published import PUBLISHED_PROMPT_TOKENS
 from benchmarks.workloads import tokencake_dags
 from tokencake_sglang.replay.closed_loop import schedule
 from tokencake_sglang.replay.tokens import Span
@@ -56,11 +59,14 @@ def test_prompts_follow_the_composition_rules_token_by_token(workload: Workload)
                 common += 1
             text = before[0][:common] + [token for b in before for token in b[common:]]
         if node.max_tokens:
-            text = text + fresh(f"role/{node.name}", 100)
+            role = node.agent_type if workload is CODE_WRITER else node.name
+            length = tokencake_dags.ROLE_TOKENS.get(node.agent_type, 30)
+            text = text + fresh(f"role/{role}", length)
             prompts[f"{workload.name}/{node.name}"] = text
             text = text + fresh(f"{workload.name}/{node.name}/output", node.max_tokens)
             if node.tool:
-                text = text + fresh(f"{workload.name}/{node.name}/tool", 200)
+                length = tokencake_dags.TOOL_RESULT_TOKENS.get(node.tool, 200)
+                text = text + fresh(f"{workload.name}/{node.name}/tool", length)
         context[node.name] = text
     for request in workload.requests:
         plain = [(s.segment, s.start + i) for s in request.prompt for i in range(s.length)]
@@ -72,7 +78,7 @@ def test_nodes_without_a_call_are_folded_into_what_follows_them() -> None:
     assert first.is_root
     assert first.prompt == (
         Span("code_writer/context", 0, 4606),
-        Span("role/architect_1", 0, 100),
+        Span("role/architect", 0, 17),
     )
     assert "code_writer/end_mcp" not in CODE_WRITER.by_id
 
@@ -92,10 +98,35 @@ def test_agents_carry_type_criticality_and_declared_tool() -> None:
     assert not any(r.critical for r in DEEP_RESEARCH.requests)
 
 
-def test_templates_can_be_those_of_the_agent_type() -> None:
-    shared = tokencake_dags.load("code_writer", template_of="agent_type")
-    prompts = {shared.by_id[f"code_writer/programmer_{i}_validate_patch"].prompt for i in (1, 2, 3)}
-    assert len(prompts) == 1
+def test_prompts_have_as_many_tokens_as_the_authors_server_counted() -> None:
+    prompt_tokens = 24 * sum(r.prompt_length for r in CODE_WRITER.requests)
+    assert prompt_tokens == pytest.approx(PUBLISHED_PROMPT_TOKENS, rel=0.005)
+
+
+def test_every_agent_type_and_tool_of_code_writer_has_its_published_length() -> None:
+    nodes = [node for node in tokencake_dags.graph("code_writer").nodes if node.max_tokens]
+    assert {node.agent_type for node in nodes} == set(tokencake_dags.ROLE_TOKENS)
+    assert {node.tool for node in nodes} - {None} == set(tokencake_dags.TOOL_RESULT_TOKENS)
+
+
+@pytest.mark.parametrize(("template_of", "different"), [(None, 1), ("agent_type", 1), ("node", 3)])
+def test_parallel_agents_have_the_same_prompt_unless_templates_are_the_nodes_own(
+    template_of: Literal["node", "agent_type"] | None, different: int
+) -> None:
+    workload = tokencake_dags.load("code_writer", template_of=template_of)
+    branches = [f"code_writer/programmer_{i}_validate_patch" for i in (1, 2, 3)]
+    assert len({workload.by_id[name].prompt for name in branches}) == different
+
+
+def test_one_length_can_be_given_for_all_templates_and_for_all_tool_results() -> None:
+    workload = tokencake_dags.load("code_writer", role_tokens=7, tool_result_tokens=11)
+    lengths = {
+        (span.segment.rpartition("/")[2] == "tool", span.length)
+        for request in workload.requests
+        for span in request.prompt
+        if span.segment.startswith("role/") or span.segment.endswith("/tool")
+    }
+    assert lengths == {(False, 7), (True, 11)}
 
 
 def test_an_unknown_application_is_refused() -> None:

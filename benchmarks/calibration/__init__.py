@@ -1,0 +1,1 @@
+"""Whether virtual time gives the times that were measured on real machines."""
