@@ -157,7 +157,11 @@ class LetGo:
 
 @dataclass(frozen=True, slots=True)
 class Insure:
-    """Copy the path to the host; the device keeps it."""
+    """Copy the path to the host; the device keeps it.
+
+    Not done, and to be repeated, when the host is full, or when what requests are about to take
+    would not be left: the path is locked until its copy is done.
+    """
 
     key: AgentKey
     reason: str
@@ -225,6 +229,10 @@ class Policy:
 
     backfills = False
     """True: admission passes over a request that does not fit and tries those behind it."""
+
+    refusal_ends_pass = False
+    """True: nobody behind a request that ``admits`` refuses is looked at in this pass. For policies
+    whose order puts all they would admit first: looking at a long queue is slow."""
 
     # -- told ---------------------------------------------------------------------------------
 
