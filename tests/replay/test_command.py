@@ -1,8 +1,11 @@
 """``tokencake replay``: what it takes, what it refuses, what it prints."""
 
 import json
+import pkgutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +146,11 @@ def test_a_system_that_fails_is_named_and_the_others_are_shown(monkeypatch, trac
 
 
 # -- the command itself -----------------------------------------------------------------------
+
+
+def test_the_installed_command_is_this_one():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert pkgutil.resolve_name(project["scripts"]["tokencake"]) is main
 
 
 @pytest.mark.parametrize("name", COMMANDS)
