@@ -112,14 +112,13 @@ def test_a_load_that_is_there_before_its_forward_is_on_time(copies):
 
 def test_a_place_that_is_used_again_counts_its_new_load(copies):
     copies.load(0, tokens=100)
-    copies.transfers.forward_end_s(0.0, 0.01, 0)
     copies.clock.advance_to(1.0)
+    copies.transfers.forward_end_s(1.0, 0.01, 0)
     copies.load(0, tokens=200)
-    copies.clock.advance_to(2.0)
-    copies.transfers.forward_end_s(2.0, 0.01, 0)
+    copies.transfers.forward_end_s(1.0, 0.01, 0)
     assert [(copy.tokens, copy.late) for copy in copies.transfers.loads] == [
-        (100, True),
-        (200, False),
+        (100, False),
+        (200, True),
     ]
 
 
