@@ -25,7 +25,11 @@ def _stock(name: str, what: str, host_tier: bool, *flags: str, priorities: bool 
     return System(name, what, host_tier, flags, True, priorities)
 
 
-_PRIORITY = ("--enable-priority-scheduling", "--radix-eviction-policy", "priority")
+# Priorities are 0 and 1; at SGLang's default threshold of 10 nobody would be preempted.
+_PRIORITY = (
+    *("--enable-priority-scheduling", "--priority-scheduling-preemption-threshold", "0"),
+    *("--radix-eviction-policy", "priority"),
+)
 
 # The values of SGLang's own documentation.
 _TLRU_CONFIG = '{"threshold": 4096, "next_prompt_estimate": 512}'
