@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.rivals.tokencake_repo.agent_types import agent_type
 from benchmarks.rivals.tokencake_repo.gate import BLOCK_TOKENS, WINDOW_BLOCKS, Pressure
 from benchmarks.rivals.tokencake_repo.graph import UNDECLARED, Metadata, declared
 from benchmarks.rivals.tokencake_repo.preservation import Preservation
-from benchmarks.rivals.tokencake_repo.scheduling import Scheduling, agent_type, full_tokens
+from benchmarks.rivals.tokencake_repo.scheduling import Scheduling, full_tokens
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, Call
 from tokencake_sglang.policy import Decision, Knowledge, Policy, Request, View

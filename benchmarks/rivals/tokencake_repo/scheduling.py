@@ -1,13 +1,13 @@
-"""Scores, the partition and admission over time (``SchedulingController``)."""
+"""Admission over time (``SchedulingController``)."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.rivals.tokencake_repo.admission import Capacity, Charge, Waiting, admitted, ordered
+from benchmarks.rivals.tokencake_repo.agent_types import AgentTypes, agent_type
 from benchmarks.rivals.tokencake_repo.graph import Metadata
 from benchmarks.rivals.tokencake_repo.score import (
     Partition,
-    TypeHistory,
     next_reserve_ratio,
     partition,
     request_score,
@@ -15,10 +15,9 @@ from benchmarks.rivals.tokencake_repo.score import (
 from tokencake_sglang.policy import Machine, Request, View
 
 PARTITION_STEPS = 500
-HISTORY_LIMIT = 4096
+REPLAN_STEPS = 8
 CRITICAL_RATIO = 0.75
 SCARCE_ABOVE_USAGE = 0.75
-UNTAGGED = ""
 
 
 def full_tokens(request: Request) -> int:
@@ -26,31 +25,29 @@ def full_tokens(request: Request) -> int:
     return max(request.tokens, request.prompt_tokens + request.output_limit)
 
 
-def agent_type(request: Request) -> str:
-    return UNTAGGED if request.agent is None else request.agent.agent_type
-
-
 class Scheduling:
-    """``declared`` gives a request's metadata."""
+    """``declared`` gives a request's metadata.
+
+    ``looks_at_all``: in this pass all of the queue is to be looked at, admitted or not.
+    """
 
     def __init__(self, machine: Machine, declared: Callable[[str], Metadata]) -> None:
         self.machine = machine
         self.declared = declared
+        self.types = AgentTypes(declared)
         self.step = 0
         self.reserve_ratio = 0.05
         self.plan = Partition()
         self.uncommitted = machine.pool_tokens
-        self._history: OrderedDict[str, TypeHistory] = OrderedDict()
+        self.looks_at_all = False
         self._charges: dict[str, list[Charge]] = {}
         self._started_s: dict[str, float] = {}  # applications
-        self._admitted_s: dict[str, float] = {}
         self._retry: dict[str, tuple[int, int]] = {}
         self._completions = 0
         self._planned: tuple | None = None
         self._granted: dict[str, list[Charge]] = {}
         self._places: dict[str, int] = {}
         self._deferred: Counter[str] = Counter()
-        self.looks_at_all = False
 
     # -- told ---------------------------------------------------------------------------------
 
@@ -58,43 +55,20 @@ class Scheduling:
         self._started_s.setdefault(request.program, now_s)
 
     def was_admitted(self, request: Request, now_s: float) -> None:
-        self._charges[request.rid] = self._granted.get(request.rid) or [
-            (None, full_tokens(request))
-        ]
+        whole = [(None, full_tokens(request))]
+        self._charges[request.rid] = self._granted.get(request.rid) or whole
         self._retry.pop(request.rid, None)
-        history, declared = self._type(request), self.declared(request.rid)
-        history.deferrals = max(0, history.deferrals - 1)
-        history.importance = declared.importance
-        if request.rid not in self._admitted_s:
-            history.samples += 1
-            history.input_tokens += request.prompt_tokens
-            history.depth += declared.depth
-            history.out_degree += declared.out_degree
-            history.in_degree += declared.in_degree
-            history.elapsed_s += request.queued_s - self._started_s[request.program]
-            history.remaining += declared.remaining_depth
-        self._admitted_s.setdefault(request.rid, now_s)
+        self.types.admitted(request, request.queued_s - self._started_s[request.program], now_s)
 
     def retracted(self, request: Request) -> None:
         self._charges.pop(request.rid, None)
         self._retry[request.rid] = self.uncommitted, self._completions
-        self._type(request).preemptions += 1
+        self.types.preempted(request)
 
     def finished(self, request: Request, now_s: float) -> None:
         self._completions += self._charges.pop(request.rid, None) is not None
         self._retry.pop(request.rid, None)
-        history = self._type(request)
-        history.output_tokens += request.tokens - request.prompt_tokens
-        history.completed += 1
-        history.duration_s += max(0.0, now_s - self._admitted_s.pop(request.rid, now_s))
-
-    def _type(self, request: Request) -> TypeHistory:
-        kind = agent_type(request)
-        history = self._history.setdefault(kind, TypeHistory())
-        self._history.move_to_end(kind)
-        if len(self._history) > HISTORY_LIMIT:
-            self._history.popitem(last=False)
-        return history
+        self.types.finished(request, now_s)
 
     # -- each step ----------------------------------------------------------------------------
 
@@ -107,26 +81,12 @@ class Scheduling:
             self._partition(view)
 
     def _partition(self, view: View) -> None:
-        requests = [*view.queue, *view.running]
-        if not requests:
+        scores, importance = self.types.scores(view)
+        if not scores:
             return
-        importance = {kind: history.importance for kind, history in self._history.items()}
-        for request in requests:
-            kind = agent_type(request)
-            declared = self.declared(request.rid).importance
-            importance[kind] = max(importance.get(kind, 0.0), declared)
         used: Counter[str] = Counter()
         for request in view.running:
             used[agent_type(request)] += request.tokens
-        waits: dict[str, list[float]] = {}
-        for request in view.queue:
-            waits.setdefault(agent_type(request), []).append(view.now_s - request.queued_s)
-        scores = {}
-        for kind, value in importance.items():
-            waiting = waits.get(kind, [])
-            average_s = sum(waiting) / max(1, len(waiting))
-            history = self._history.get(kind, TypeHistory())
-            scores[kind] = history.score(value, len(waiting), average_s)
         pool = self.machine.pool_tokens
         usage = 1 - (view.free_tokens + view.evictable_tokens) / pool
         self.reserve_ratio = next_reserve_ratio(self.reserve_ratio, usage)
@@ -139,7 +99,7 @@ class Scheduling:
         8 steps, for scores grow with time; then the whole queue is looked at, to learn what of
         it is cached, and planned once more."""
         state = (
-            self.step // 8,
+            self.step // REPLAN_STEPS,
             tuple(request.rid for request in view.running),
             frozenset(request.rid for request in view.queue),
         )
@@ -147,9 +107,7 @@ class Scheduling:
             self.looks_at_all = state != self._planned
             self._planned = state
             self._plan(view)
-        for kind, count in self._deferred.items():
-            if kind in self._history:
-                self._history[kind].deferrals += count
+        self.types.deferred(self._deferred)
         last = len(self._places)
         return sorted(
             range(len(view.queue)), key=lambda i: self._places.get(view.queue[i].rid, last)

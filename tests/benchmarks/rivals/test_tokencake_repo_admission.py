@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.rivals.tokencake_repo import Both, OffloadOnly, SchedulingOnly
 from benchmarks.rivals.tokencake_repo.admission import Capacity, Waiting, admitted, ordered
-from benchmarks.rivals.tokencake_repo.graph import declared
+from benchmarks.rivals.tokencake_repo.graph import UNDECLARED, declared
 from benchmarks.rivals.tokencake_repo.scheduling import Scheduling
 from benchmarks.workloads import tokencake_dags
 from tests.benchmarks.rivals.views import MACHINE, FixedView, agent, request
@@ -31,18 +31,12 @@ def test_a_request_is_admitted_when_all_it_may_take_fits():
 
 
 def test_what_admitted_requests_have_yet_to_take_is_committed():
-    scheduling = Scheduling(MACHINE, lambda _rid: declared_nothing())
+    scheduling = Scheduling(MACHINE, lambda _rid: UNDECLARED)
     running = request("r", tokens=1000, output=400)
     running.tokens = 1100
     view = FixedView(free_tokens=5000, evictable_tokens=2000, running=[running])
     scheduling.begin_step(view)
     assert scheduling.uncommitted == 7000 - 300
-
-
-def declared_nothing():
-    from benchmarks.rivals.tokencake_repo.graph import UNDECLARED
-
-    return UNDECLARED
 
 
 def test_a_critical_type_pays_from_the_shared_part_first_and_then_from_its_own():
@@ -133,7 +127,7 @@ def test_members_of_a_join_group_inherit_its_highest_score():
 
 
 def test_preempted_work_waits_until_somebody_ends():
-    scheduling = Scheduling(MACHINE, lambda _rid: declared_nothing())
+    scheduling = Scheduling(MACHINE, lambda _rid: UNDECLARED)
     victim, other = request("victim"), request("other")
     for each in (victim, other):
         scheduling.queued(each, 0.0)
