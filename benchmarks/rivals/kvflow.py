@@ -19,7 +19,8 @@ Not in the sources, and chosen here:
 - Equally distant nodes go least recently used first.
 - A load makes room among nodes farther than its own step only, as in the authors' code. The
   mechanism cannot be told so; instead a load must fit into what is free or evictable beside the
-  prefixes that queued requests have on the device.
+  prefixes that queued requests have on the device, and waits while requests, which are at step 0,
+  wait for memory: without that it took the room from them and made whole runs slower.
 - A loaded prefix is not pinned: from then on its step protects it. The authors' code holds nodes
   in the order of eviction too, and no harder.
 - Neither source speaks of the queue's order: it stays the server's own.
@@ -80,6 +81,8 @@ class KVFlow(Policy):
     # -- told ---------------------------------------------------------------------------------
 
     def request_queued(self, request: Request, now_s: float) -> None:
+        if request.agent is None:
+            return  # nobody would tell of its end
         self.in_server.add(request.rid)
         self.ahead.pop(request.rid, None)
         self._changed(request)
@@ -157,6 +160,8 @@ class KVFlow(Policy):
                 yield LetGo(key, "loaded")
             if not view.is_uploading(key):
                 self._loading.discard(key)
+        if view.left_waiting:
+            return
         room = view.free_tokens + view.evictable_tokens
         room -= sum(request.cached_tokens for request in view.queue)
         if room <= 0 or not self.ahead:

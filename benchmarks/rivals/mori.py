@@ -17,10 +17,10 @@ was read, the rest is known from public reviews of the full text:
 Not in the source, or not known from it, and chosen here:
 
 - Size and status of a program with several branches: see ``programs``. A newcomer's idleness is 0.
-- 100 tokens are set aside for each program, as in ThunderAgent, on which MORI is built.
-- Promotion does not wait for the tick: a program that returns to free room has it at once.
-- "Dynamically shifts the boundary": a program with a request that finds no room takes the place of
-  acting programs that are idler than it, the idlest first, if that is room enough.
+- 100 tokens are set aside for each program, as in ThunderAgent, on which MORI is built. Promotion
+  does not wait for the tick: a program that returns to free room has it at once.
+- The boundary shifts: a program with a request that finds no room takes the place of acting ones
+  that are idler than it, the idlest first, if that is room enough.
 - A demoted program's KV is labelled, not released: the engine gives it up before all busy KV when
   memory is needed, and as write-through has copied it, that costs nothing then.
 - The host tier's whole size counts: its copies of busy KV are the first to go.
@@ -32,7 +32,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from benchmarks.rivals.programs import Program, Programs, admitted_first
+from benchmarks.rivals.programs import Program, Programs, admitted_first, untagged_tokens
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.policy import Decision, EvictionCandidate, Knowledge, Policy, Request, View
 
@@ -62,6 +62,7 @@ class Mori(Policy):
     tiers: dict[str, Tier] = field(default_factory=dict)
     leaving: set[str] = field(default_factory=set)
     """Programs of the device tier that will be demoted when nothing of them runs."""
+    untagged_tokens: int = 0
     _next_tick_s: float = 0.0
     _stirred: bool = False
 
@@ -72,13 +73,15 @@ class Mori(Policy):
     # -- told ---------------------------------------------------------------------------------
 
     def request_queued(self, request: Request, now_s: float) -> None:
-        program = self.programs.request_queued(request, now_s)
-        self.tiers.setdefault(program.name, Tier.WAITING)
-        self._stirred = True
+        if request.agent is not None:
+            self.programs.request_queued(request, now_s)
+            self.tiers.setdefault(request.program, Tier.WAITING)
+            self._stirred = True
 
     def request_admitted(self, request: Request, now_s: float) -> None:
-        program = self.programs.request_admitted(request, now_s)
-        self.tiers[program.name] = Tier.DEVICE
+        if request.agent is not None:
+            self.programs.request_admitted(request, now_s)
+            self.tiers[request.program] = Tier.DEVICE
 
     def request_retracted(self, request: Request, now_s: float) -> None:
         self.programs.request_retracted(request, now_s)
@@ -102,9 +105,11 @@ class Mori(Policy):
 
     def room_tokens(self, tier: Tier) -> int:
         """What the tier could still take; those that will leave have left."""
-        size = self.machine.pool_tokens if tier is Tier.DEVICE else self.machine.host_tokens
-        stay = [program for program in self.members(tier) if program.name not in self.leaving]
-        return size - sum(needed_tokens(program) for program in stay)
+        on_device = self.machine.pool_tokens - self.untagged_tokens
+        size = on_device if tier is Tier.DEVICE else self.machine.host_tokens
+        return size - sum(
+            needed_tokens(p) for p in self.members(tier) if p.name not in self.leaving
+        )
 
     def _demote(self, program: Program) -> None:
         self.leaving.discard(program.name)
@@ -116,22 +121,21 @@ class Mori(Policy):
     def decide(self, view: View) -> Iterable[Decision]:
         if view.now_s >= self._next_tick_s:
             self._next_tick_s = view.now_s + TICK_S
+            self.untagged_tokens = untagged_tokens(view)
             self.demote(view.now_s)
             self._stirred = True
         if self._stirred:
-            self._stirred = False
             self.promote(view.now_s)
+        self._stirred = False
         return ()
 
     def demote(self, now_s: float) -> None:
         """Until the device tier fits, the idlest leave it."""
         room = self.room_tokens(Tier.DEVICE)
-        if room >= 0:
-            return
         stay = [p for p in self.members(Tier.DEVICE) if p.name not in self.leaving]
         for program in sorted(stay, key=lambda p: (-p.idleness(now_s), p.reasoning, -p.order)):
             if room >= 0:
-                return
+                break
             room += needed_tokens(program)
             if program.running:
                 self.leaving.add(program.name)
@@ -146,7 +150,7 @@ class Mori(Policy):
             return
         room = self.room_tokens(Tier.DEVICE)
         empty = not self.members(Tier.DEVICE)
-        for program in sorted(waiting, key=lambda p: self._line(p, now_s)):
+        for program in sorted(waiting, key=lambda p: self._place_in_line(p, now_s)):
             needed = needed_tokens(program)
             if needed > room:
                 room += self._make_room(needed - room, program, now_s)
@@ -155,25 +159,20 @@ class Mori(Policy):
                 empty = False
                 self.tiers[program.name] = Tier.DEVICE
 
-    def _line(self, program: Program, now_s: float) -> tuple[float, ...]:
-        on_host = self.tiers[program.name] is Tier.HOST
-        size = 0 if on_host else program.tokens
-        return (not on_host, program.turns == 0, program.idleness(now_s), size, program.order)
+    def _place_in_line(self, program: Program, now_s: float) -> tuple[float, ...]:
+        waits = self.tiers[program.name] is Tier.WAITING
+        size = program.tokens if waits else 0
+        return (waits, waits and program.turns == 0, program.idleness(now_s), size, program.order)
 
     def _make_room(self, tokens: int, newcomer: Program, now_s: float) -> int:
         """Demotes acting programs that are idler than the newcomer if that frees ``tokens``."""
-        limit = newcomer.idleness(now_s)
-        idler = [
-            program
-            for program in self.members(Tier.DEVICE)
-            if not program.reasoning and program.idleness(now_s) > limit
-        ]
+        acting = [program for program in self.members(Tier.DEVICE) if not program.reasoning]
+        idler = [p for p in acting if p.idleness(now_s) > newcomer.idleness(now_s)]
         freed, leaving = 0, []
         for program in sorted(idler, key=lambda p: -p.idleness(now_s)):
-            if freed >= tokens:
-                break
-            freed += needed_tokens(program)
-            leaving.append(program)
+            if freed < tokens:
+                freed += needed_tokens(program)
+                leaving.append(program)
         if freed < tokens:
             return 0
         for program in leaving:
@@ -186,7 +185,8 @@ class Mori(Policy):
 
     def admits(self, request: Request, view: View) -> bool:
         name = request.program
-        return self.tiers.get(name) is Tier.DEVICE and name not in self.leaving
+        on_device = self.tiers.get(name) is Tier.DEVICE and name not in self.leaving
+        return request.agent is None or on_device
 
     def eviction_rank(self, node: EvictionCandidate) -> tuple[float, ...]:
         owners = [self.tiers.get(key.application, Tier.WAITING) for key in node.agents]

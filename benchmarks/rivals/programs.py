@@ -4,7 +4,8 @@ Both papers' programs are single threads that alternate between reasoning and ac
 program is an application and may have several branches: it reasons while any of its requests is
 queued or runs. Its size ``c`` is that of its open contexts together. The authors' router takes a
 program's last context; of several, the longest counts in full and the others with what they do
-not begin with in common with an earlier turn.
+not begin with in common with an earlier turn. Requests of no application are no programs: they
+pass freely, and what they hold is taken off the capacity.
 """
 
 from collections import deque
@@ -34,7 +35,7 @@ class Program:
     order: int
     queued: dict[str, Request] = field(default_factory=dict)
     running: dict[str, Request] = field(default_factory=dict)
-    contexts: dict[AgentKey | str, Context] = field(default_factory=dict)
+    contexts: dict[AgentKey, Context] = field(default_factory=dict)
     agents: set[AgentKey] = field(default_factory=set)
     turns: int = 0
     since_s: float = 0.0
@@ -54,12 +55,13 @@ class Program:
     def running_tokens(self) -> int:
         """The part of c that its running requests hold."""
         self._grow()
-        owners = {_owner(request) for request in self.running.values()}
+        owners = {request.key for request in self.running.values()}
         return _together([c for owner, c in self.contexts.items() if owner in owners])
 
     def _grow(self) -> None:
         for request in self.running.values():
-            context = self.contexts.setdefault(_owner(request), Context(0, 0))
+            assert request.key is not None
+            context = self.contexts.setdefault(request.key, Context(0, 0))
             grown = request.tokens - context.tokens
             context.tokens += grown
             context.own_tokens += grown
@@ -92,7 +94,7 @@ class Program:
 
 
 class Programs:
-    """All programs; to be told what happens before their policy acts on it."""
+    """All programs; to be told what happens to tagged requests before their policy acts on it."""
 
     def __init__(self) -> None:
         self.workflow: Workflow | None = None
@@ -108,12 +110,12 @@ class Programs:
         program = self.of(request)
         program._closes_interval(now_s)
         program.queued[request.rid] = request
-        if request.key is not None:
-            program.agents.add(request.key)
+        assert request.key is not None
+        program.agents.add(request.key)
         shared = self._continues(program, request)
-        if (old := program.contexts.get(_owner(request))) is not None:
+        if (old := program.contexts.get(request.key)) is not None:
             shared = max(shared, min(old.tokens, request.prompt_tokens))
-        program.contexts[_owner(request)] = Context(request.tokens, request.tokens - shared)
+        program.contexts[request.key] = Context(request.tokens, request.tokens - shared)
         return program
 
     def _continues(self, program: Program, request: Request) -> int:
@@ -137,12 +139,12 @@ class Programs:
         program.running[request.rid] = request
         return program
 
-    def request_retracted(self, request: Request, now_s: float) -> Program:
-        program = self.of(request)
-        program._closes_interval(now_s)
-        program.running.pop(request.rid, None)
-        program.queued[request.rid] = request
-        return program
+    def request_retracted(self, request: Request, now_s: float) -> None:
+        if request.agent is not None:
+            program = self.of(request)
+            program._closes_interval(now_s)
+            program.running.pop(request.rid, None)
+            program.queued[request.rid] = request
 
     def request_finished(self, request: Request, now_s: float) -> Program:
         program = self.of(request)
@@ -163,6 +165,11 @@ class Programs:
         return None if program.agents else self.by_name.pop(key.application)
 
 
+def untagged_tokens(view: View) -> int:
+    """What running requests of no application hold."""
+    return sum(request.tokens for request in view.running if request.agent is None)
+
+
 def admitted_first(policy: Policy, view: View) -> list[int]:
     """Places in the queue: those that the policy admits, then the others, both as they stand."""
     queue = view.queue
@@ -175,7 +182,3 @@ def _together(contexts: list[Context]) -> int:
         return 0
     longest = max(contexts, key=lambda context: context.tokens)
     return longest.tokens + sum(c.own_tokens for c in contexts if c is not longest)
-
-
-def _owner(request: Request) -> AgentKey | str:
-    return request.rid if request.key is None else request.key

@@ -31,7 +31,7 @@ Not in the sources, and chosen here:
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.rivals.programs import Program, Programs, admitted_first
+from benchmarks.rivals.programs import Program, Programs, admitted_first, untagged_tokens
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.policy import Decision, Knowledge, Policy, Request, View
 
@@ -53,6 +53,7 @@ class ThunderAgent(Policy):
     marked: set[str] = field(default_factory=set)
     """Programs that will be paused when nothing of them runs."""
     shared_tokens: int = 0
+    untagged_tokens: int = 0
     _next_tick_s: float = 0.0
 
     @property
@@ -66,6 +67,8 @@ class ThunderAgent(Policy):
     # -- told ---------------------------------------------------------------------------------
 
     def request_queued(self, request: Request, now_s: float) -> None:
+        if request.agent is None:
+            return
         is_new = request.program not in self.programs.by_name
         # Before the newcomer counts among the active programs.
         room = self.room_tokens(now_s) if is_new and not self.paused_s else 0.0
@@ -74,8 +77,9 @@ class ThunderAgent(Policy):
             self.paused_s[program.name] = now_s
 
     def request_admitted(self, request: Request, now_s: float) -> None:
-        program = self.programs.request_admitted(request, now_s)
-        self.paused_s.pop(program.name, None)
+        if request.agent is not None:
+            self.programs.request_admitted(request, now_s)
+            self.paused_s.pop(request.program, None)
 
     def request_retracted(self, request: Request, now_s: float) -> None:
         self.programs.request_retracted(request, now_s)
@@ -103,7 +107,7 @@ class ThunderAgent(Policy):
         """What is left of C; negative when programs have to be paused. The marked are gone."""
         active = [program for program in self.active() if program.name not in self.marked]
         used = sum(self.demand_tokens(program, now_s) for program in active)
-        return self.capacity_tokens - used + self.shared_tokens
+        return self.capacity_tokens - self.untagged_tokens - used + self.shared_tokens
 
     # -- asked --------------------------------------------------------------------------------
 
@@ -117,7 +121,8 @@ class ThunderAgent(Policy):
         """Resumes, then pauses, as the authors' scheduler loop does."""
         running = [program for program in self.programs.by_name.values() if program.running]
         in_use = self.machine.pool_tokens - view.free_tokens - view.evictable_tokens
-        held = sum(program.running_tokens for program in running)
+        self.untagged_tokens = untagged_tokens(view)
+        held = self.untagged_tokens + sum(program.running_tokens for program in running)
         self.shared_tokens = max(0, held - in_use) if running else 0
         self._resume(view.now_s)
         self._pause_until_it_fits(view.now_s)

@@ -118,6 +118,13 @@ def test_a_load_does_not_take_the_room_of_what_queued_requests_have_cached(kvflo
     assert list(kvflow.decide(enough)) == [Upload(AGENTS["plan"].key, "step 1")]
 
 
+def test_nothing_is_loaded_ahead_while_requests_wait_for_memory(kvflow):
+    tokens = {AGENTS["plan"].key: Cached(0, 1100, 0, 0)}
+    assert list(kvflow.decide(FixedView(5.0, free_tokens=5000, tokens=tokens))) != []
+    waiting = FixedView(6.0, free_tokens=5000, tokens=tokens, left_waiting=True)
+    assert list(kvflow.decide(waiting)) == []
+
+
 def test_a_request_whose_prefix_is_being_loaded_is_passed_over(kvflow):
     key = AGENTS["plan"].key
     view = FixedView(now_s=5.0, free_tokens=5000, tokens={key: Cached(0, 1100, 0, 0)})

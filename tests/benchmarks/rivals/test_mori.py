@@ -167,3 +167,13 @@ def test_the_tiers_evict_in_opposite_orders_what_is_not_theirs_first():
 
     assert order(on_device=True) == ["inactive", "idle", "busy"]
     assert order(on_device=False) == ["inactive", "busy", "idle"]
+
+
+def test_untagged_requests_pass_and_what_they_hold_is_off_the_capacity(ranked):
+    chat = request("chat", tokens=1_000)
+    ranked.request_queued(chat, 9.0)
+    ranked.request_admitted(chat, 9.0)
+    view = FixedView(now_s=10.0, running=[chat])
+    assert ranked.admits(chat, view)
+    ranked.decide(view)
+    assert tiers(ranked, "busy", "middle", "idle") == [Tier.DEVICE, Tier.DEVICE, Tier.HOST]

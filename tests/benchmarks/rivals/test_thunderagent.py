@@ -179,3 +179,14 @@ def test_requests_of_paused_programs_stand_behind_all_others():
     queue = [arrive(thunder, program, 10_000) for program in ("p", "q", "r")]
     thunder.paused_s["q"] = 0.0
     assert thunder.order(FixedView(queue=queue)) == [0, 2, 1]
+
+
+def test_untagged_requests_pass_and_what_they_hold_is_off_the_capacity():
+    thunder = policy(30_000)
+    reason(thunder, "p", 20_000)
+    chat = request("chat", tokens=2_000)
+    thunder.request_queued(chat, 0.0)
+    thunder.request_admitted(chat, 0.0)
+    assert thunder.admits(chat, view(0.0))
+    thunder.tick(FixedView(now_s=0.0, running=[chat], free_tokens=8_000))
+    assert thunder.room_tokens(0.0) == 30_000 - 20_100 - 2_000
