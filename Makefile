@@ -4,7 +4,7 @@ VENV ?= .venv
 # More threads than free cores make CPU inference many times slower: they spin while they wait.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint env model clean
+.PHONY: demo test lint bench bench-check docs env model clean
 
 demo: model  ## the code_writer application against a real server
 	$(VENV)/bin/python -m examples.code_writer
@@ -16,6 +16,18 @@ lint: env
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/python -m mypy
+
+# Runs at a time; each takes a core and about half a gigabyte.
+JOBS ?= $(shell nproc)
+
+bench: env  ## the standard matrix in virtual time; says beforehand how long, and resumes
+	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS)
+
+bench-check: env  ## a small slice of it again: fails if a committed figure does not come out
+	$(VENV)/bin/python -m benchmarks.matrix check --jobs $(JOBS)
+
+docs: env  ## docs/benchmarks.md and its plots, from committed results
+	$(VENV)/bin/python -m benchmarks.report
 
 env:
 	@PYTHON=$(PYTHON) environments/cpu/create.sh $(VENV)

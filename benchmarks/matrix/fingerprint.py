@@ -1,0 +1,81 @@
+"""Which sources a result depends on: what is unchanged need not be run again."""
+
+import ast
+import functools
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.matrix.systems import LOWER_BOUND, all_systems, rivals
+
+REPOSITORY = Path(__file__).parents[2]
+
+# What any run is made of: the virtual server, the closed loop, the requests, the figures.
+_EVERY = (
+    "tokencake_sglang/timewarp",
+    "tokencake_sglang/replay",
+    "tokencake_sglang/platforms",
+    "benchmarks/workloads",
+    "benchmarks/data",
+    "benchmarks/matrix/execute.py",
+    "benchmarks/matrix/figures.py",
+    "benchmarks/matrix/workloads.py",
+)
+# Without the flag the server is stock SGLang: these do not count for SGLang's own settings.
+_EXTENSION = ("tokencake_sglang",)
+_RIVALS = ("tokencake_sglang", "benchmarks/rivals")
+
+
+def fingerprint(system_name: str) -> str:
+    """A digest of the sources that a result of this system depends on.
+
+    Comments, docstrings and layout do not count.
+    """
+    if system_name in rivals():
+        return _fingerprint(_EVERY + _RIVALS)
+    if system_name == LOWER_BOUND or all_systems()[system_name].stock:
+        return _fingerprint(_EVERY)
+    return _fingerprint(_EVERY + _EXTENSION)
+
+
+@functools.cache
+def _fingerprint(parts: tuple[str, ...]) -> str:
+    files = {
+        file
+        for part in parts
+        for file in (
+            [REPOSITORY / part] if part.endswith(".py") else (REPOSITORY / part).rglob("*")
+        )
+        if file.is_file() and file.suffix in {".py", ".toml", ".json", ".gz", ".csv"}
+    }
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f"{file.relative_to(REPOSITORY)}\n{_digest(file)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+@functools.cache
+def _digest(file: Path) -> str:
+    if file.suffix != ".py":
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(meaning(file.read_text()).encode()).hexdigest()
+
+
+def meaning(source: str) -> str:
+    """What a module does: its syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def versions() -> dict[str, str]:
+    """Of what a result may depend on beside this repository's sources."""
+    packages = ("tokencake-sglang", "sglang", "torch")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

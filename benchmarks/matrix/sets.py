@@ -1,0 +1,206 @@
+"""The sets of cells: the standard matrix, and the longer ones beside it."""
+
+from collections.abc import Callable, Iterator
+
+from msgspec.structs import replace
+
+from benchmarks.calibration.setup import PUBLISHED_SETUP
+from benchmarks.matrix import store
+from benchmarks.matrix.cells import Cell, pool_tokens
+from benchmarks.matrix.workloads import WorkloadSpec
+
+DAGS = ("code_writer", "deep_research")
+RATES = PUBLISHED_SETUP.rates
+SEEDS = range(5)
+
+A800 = {
+    "model": PUBLISHED_SETUP.model,
+    "hardware": PUBLISHED_SETUP.hardware,
+    "pool_tokens": PUBLISHED_SETUP.pool_tokens,
+    "host_tokens": 10 * PUBLISHED_SETUP.pool_tokens,
+    "page_tokens": PUBLISHED_SETUP.page_size,
+    "chunked_prefill_tokens": PUBLISHED_SETUP.chunked_prefill_tokens,
+    "max_running_requests": PUBLISHED_SETUP.max_running_requests,
+}
+"""The server of TokenCake's published runs as calibrated; ten times its pool on the host is 96 GB."""
+
+_H200_14B = pool_tokens(140e9, 29.5e9, 196_608)
+H200 = {
+    "model": "qwen2.5-14b",
+    "hardware": "h200",
+    "pool_tokens": _H200_14B,
+    "host_tokens": 2 * _H200_14B,
+}
+"""What 140 GB leave beside the weights, and SGLang's own default ratio of the host tier."""
+
+_H200_32B = pool_tokens(140e9, 65.5e9, 262_144)
+H200_32B = {
+    "model": "qwen2.5-32b",
+    "hardware": "h200",
+    "pool_tokens": _H200_32B,
+    "host_tokens": int(100e9 / 262_144) // 16 * 16,
+}
+"""The paper's second machine: Qwen2.5-32B, and the 100 GB of host memory that it gives."""
+
+# Prompts that fit Qwen2.5's window of 131,072; nights and unanswered permission prompts cut.
+CLAUDE_CODE = WorkloadSpec(
+    source="claude_code",
+    arrivals="lanes",
+    lanes=16,
+    max_prompt_tokens=129_024,
+    max_calls=20,
+    max_gap_s=600.0,
+)
+
+
+def dag(name: str, rate: float, applications: int = 24) -> Cell:
+    """A DAG's applications, equally spaced, on the machine of TokenCake's published runs."""
+    workload = WorkloadSpec(source=name, applications=applications, arrivals="equal", rate=rate)
+    return Cell(id=f"{name}/equal-{rate}", workload=workload, **A800)
+
+
+def standard() -> Iterator[Cell]:
+    """Both DAGs at five rates, two sets of real coding sessions, agents beside chat."""
+    for name in DAGS:
+        for rate in RATES:
+            yield dag(name, rate)
+    yield Cell(id="claude_code/lanes-16", workload=CLAUDE_CODE, **H200)
+    short_gaps = WorkloadSpec(
+        source="agentinfer_swebench", applications=1, arrivals="lanes", lanes=8
+    )
+    yield Cell(id="agentinfer_swebench/lanes-8", workload=short_gaps, **H200)
+    beside = replace(dag("code_writer", 0.1).workload, chat_rate=0.5, chat_s=600.0)
+    yield Cell(id="code_writer+chat/equal-0.1", workload=beside, **A800)
+
+
+def load() -> Iterator[Cell]:
+    """Poisson arrivals at shares of the capacity that HiCache was measured to have."""
+    for name in DAGS:
+        capacity = measured_capacity(name)
+        for share in (0.5, 0.8, 0.95):
+            for seed in SEEDS:
+                workload = WorkloadSpec(
+                    source=name,
+                    applications=200,
+                    arrivals="poisson",
+                    rate=round(share * capacity, 6),
+                    seed=seed,
+                )
+                yield Cell(id=f"{name}-load/{share:.0%}-seed-{seed}", workload=workload, **A800)
+
+
+def measured_capacity(name: str) -> float:
+    """Applications a second that ``hicache`` finishes of 24 which come far faster than it can.
+
+    Raises:
+        SystemExit: if that run has no committed result.
+    """
+    overload = dag(name, RATES[-1]).id
+    for record in store.read("standard"):
+        if (record.cell, record.system) == (overload, "hicache") and record.figures is not None:
+            return record.figures["applications"] / record.figures["makespan_s"]
+    raise SystemExit(
+        f"capacity: no result of hicache on {overload}; first run "
+        f"python -m benchmarks.matrix run --cells {overload} --systems hicache"
+    )
+
+
+def noise() -> Iterator[Cell]:
+    """Tools that take longer or shorter than was declared."""
+    for name in DAGS:
+        base = dag(name, 0.2)
+        for scale in (0.0, 0.25, 0.5, 1.0):
+            for seed in SEEDS if scale else (0,):
+                workload = replace(base.workload, tool_noise=scale, seed=seed)
+                yield replace(base, id=f"{name}-noise/{scale}-seed-{seed}", workload=workload)
+
+
+def host_size() -> Iterator[Cell]:
+    for name in DAGS:
+        base = dag(name, 0.2)
+        for ratio in (0.5, 1.0, 2.0, 4.0, 10.0):
+            tokens = int(ratio * base.pool_tokens)
+            yield replace(base, id=f"{name}-host/{ratio:g}x", host_tokens=tokens)
+
+
+def link_speed() -> Iterator[Cell]:
+    for name in DAGS:
+        for scale in (0.25, 0.5, 1.0, 2.0):
+            yield replace(dag(name, 0.2), id=f"{name}-link/{scale:g}x", link_scale=scale)
+
+
+def headline() -> Iterator[Cell]:
+    """The paper's largest gain: Qwen2.5-32B, code_writer, Poisson arrivals and tool times."""
+    for seed in SEEDS:
+        workload = WorkloadSpec(
+            source="code_writer",
+            applications=100,
+            arrivals="poisson",
+            rate=1.0,
+            tool_times="poisson",
+            seed=seed,
+        )
+        yield Cell(id=f"headline/seed-{seed}", workload=workload, **H200_32B)
+
+
+def sensitivity() -> Iterator[Cell]:
+    """Would the ranking be another if the cost model were wrong by a factor of two?"""
+    for base in (dag("code_writer", 0.1), dag("code_writer", 1.0), dag("deep_research", 0.2)):
+        group = f"sensitivity-{base.id.replace('/', '-')}"
+        yield replace(base, id=f"{group}/as-calibrated")
+        for scale in (0.5, 2.0):
+            yield replace(base, id=f"{group}/compute-{scale:g}x", compute_scale=scale)
+            yield replace(base, id=f"{group}/bandwidth-{scale:g}x", bandwidth_scale=scale)
+
+
+def sessions() -> Iterator[Cell]:
+    """The whole set of Claude Code sessions, where it lies beside the checkout."""
+    for lanes in (16, 40):
+        workload = replace(CLAUDE_CODE, whole=True, applications=80, lanes=lanes)
+        yield Cell(id=f"claude_code-whole/lanes-{lanes}", workload=workload, **H200)
+
+
+def check() -> Iterator[Cell]:
+    """Small enough to be run again by ``make bench-check``."""
+    for name, arrivals, tokens in (
+        ("code_writer", "equal", 16_384),
+        ("deep_research", "poisson", 24_576),
+    ):
+        workload = WorkloadSpec(source=name, applications=3, arrivals=arrivals, rate=0.5)
+        pools = {"pool_tokens": tokens, "host_tokens": 10 * tokens}
+        yield Cell(id=f"check/{name}", workload=workload, **{**A800, **pools})
+
+
+SETS: dict[str, Callable[[], Iterator[Cell]]] = {
+    "standard": standard,
+    "load": load,
+    "noise": noise,
+    "host": host_size,
+    "link": link_speed,
+    "headline": headline,
+    "sensitivity": sensitivity,
+    "sessions": sessions,
+    "check": check,
+}
+
+USUAL_SYSTEMS = {"check": "lower-bound,stock,hicache-lpm,tokencake"}
+"""Systems of a set where not all are usual."""
+
+PLOTTED = (
+    ("code_writer/equal-0.2", "hicache-lpm"),
+    ("code_writer/equal-0.2", "tokencake"),
+    ("deep_research/equal-0.2", "hicache-lpm"),
+    ("deep_research/equal-0.2", "tokencake"),
+)
+"""Runs whose occupancy over time and agents' rows are kept, for the plots."""
+
+
+def cells(set_name: str) -> list[Cell]:
+    """The set's cells.
+
+    Raises:
+        ValueError: naming the sets there are.
+    """
+    if set_name not in SETS:
+        raise ValueError(f"set: expected one of {', '.join(SETS)}, got {set_name!r}")
+    return list(SETS[set_name]())

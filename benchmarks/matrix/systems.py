@@ -1,0 +1,74 @@
+"""Who competes: SGLang's own settings, this extension, and the rivals."""
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+from tokencake_sglang.replay.systems import SYSTEMS, System
+
+LOWER_BOUND = "lower-bound"
+"""Not a system but what no server can be better than; computed from the workload alone."""
+
+
+def rivals() -> dict[str, System]:
+    """The systems of ``benchmarks/rivals``; none where that package is missing."""
+    try:
+        from benchmarks.rivals import RIVALS
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks.rivals":
+            raise
+        return {}
+    return dict(RIVALS)
+
+
+def all_systems() -> dict[str, System]:
+    """Everything that can serve a cell, by name.
+
+    Raises:
+        ValueError: if a rival has the name of a system there is.
+    """
+    others = rivals()
+    if both := SYSTEMS.keys() & others.keys():
+        raise ValueError(f"rivals: these names are taken: {', '.join(sorted(both))}")
+    return {**SYSTEMS, **others}
+
+
+def names(pattern: str = "*") -> list[str]:
+    """Names of systems that match one of the comma-separated patterns, the bound included.
+
+    Raises:
+        ValueError: for a pattern that matches none.
+    """
+    return matching([LOWER_BOUND, *all_systems()], pattern, "systems")
+
+
+def matching(candidates: list[str], pattern: str, what: str) -> list[str]:
+    """Those of ``candidates``, in their order, that a comma-separated pattern matches."""
+    chosen: set[str] = set()
+    for part in pattern.split(","):
+        found = fnmatch.filter(candidates, part)
+        if not found:
+            raise ValueError(f"{what}: {part!r} matches none of {', '.join(candidates)}")
+        chosen.update(found)
+    return [name for name in candidates if name in chosen]
+
+
+def setting(system: System) -> dict[str, Any]:
+    """What a result says of its system: every field but the prose, as JSON.
+
+    A function is named, for its code is in the fingerprint.
+    """
+    values = {
+        field.name: getattr(system, field.name)
+        for field in dataclasses.fields(system)
+        if field.name not in ("name", "what")
+    }
+    return {
+        name: f"{value.__module__}.{value.__qualname__}" if callable(value) else _plain(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

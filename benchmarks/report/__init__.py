@@ -1,0 +1,1 @@
+"""Tables, plots and docs/benchmarks.md, all from committed results."""

@@ -1,0 +1,243 @@
+"""What the report derives from results, and that the committed document is what it makes."""
+
+import json
+
+import pytest
+
+from benchmarks.matrix import sets, store
+from benchmarks.matrix.store import Series
+from benchmarks.matrix.systems import LOWER_BOUND
+from benchmarks.report import calibration, document, sweeps, tables
+from benchmarks.report.metrics import MAKESPAN, MEAN, P95, number
+from benchmarks.report.ranking import geometric_mean, kendall_tau
+from benchmarks.report.results import BEST_STOCK, ORACLE, Results, load, natural
+from tests.benchmarks.made_up import cell_results, record
+
+CELLS = [f"code_writer/equal-{rate}" for rate in sets.RATES]
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results(line for cell in CELLS for line in cell_results(cell))
+
+
+class TestDerived:
+    def test_best_stock_is_the_best_for_each_metric_by_itself(self):
+        a = record("a/1", "stock", 100.0, stock=True, makespan_s=500.0)
+        b = record("a/1", "hicache", 200.0, stock=True, makespan_s=400.0)
+        results = Results([a, b, record("a/1", "tokencake", 50.0)])
+        assert results.value("a/1", BEST_STOCK, MEAN) == 100.0
+        assert results.value("a/1", BEST_STOCK, MAKESPAN) == 400.0
+        assert results.ratio("a/1", "tokencake", MEAN) == 0.5
+
+    def test_oracle_is_the_best_of_the_oracles_only(self, results):
+        assert results.value(CELLS[0], ORACLE, MEAN) == 100.0
+
+    def test_a_failed_run_is_no_candidate(self):
+        failed = record("a/1", "stock", stock=True, error="Stuck")
+        results = Results([failed, record("a/1", "hicache", 200.0, stock=True)])
+        assert results.value("a/1", BEST_STOCK, MEAN) == 200.0
+        assert results.systems(["a/1"]) == ["hicache"]
+
+    def test_unequal_work_is_refused(self):
+        with pytest.raises(ValueError, match="output_tokens is 1 for tokencake"):
+            Results([record("a/1", "stock"), record("a/1", "tokencake", output_tokens=1)])
+
+    def test_cells_of_known_graphs_come_first(self):
+        lines = [record("agents/1", "stock"), record("code_writer/equal-0.1", "stock")]
+        assert Results(lines).cells == ["code_writer/equal-0.1", "agents/1"]
+
+    def test_cells_are_in_the_order_of_their_numbers(self):
+        assert sorted(["h/10x", "h/2x", "h/0.5x"], key=natural) == ["h/0.5x", "h/2x", "h/10x"]
+
+
+class TestTables:
+    def test_the_opening_names_the_best_setting_and_the_defaults(self, results):
+        assert "| 200 `hicache-lpm` (0.50 × 400) |" in tables.opening(results)
+
+    def test_the_best_system_is_bold_and_a_limit_never_is(self, results):
+        shown = tables.by_cell(results, CELLS[:1], MEAN)
+        assert "| `tokencake` | **150 (0.75)** |" in shown
+        assert "| *oracle* | 100 (0.50) |" in shown
+        assert f"| *{LOWER_BOUND}* | 50.0 (0.25) |" in shown
+        assert "| *best-stock* | 200 |" in shown
+
+    def test_a_metric_without_values_gives_no_row_for_that_system(self, results):
+        assert LOWER_BOUND not in tables.by_cell(results, CELLS, P95)
+
+    def test_details_show_shares_and_sizes(self, results):
+        row = tables.details(results, CELLS[0], tables.MACHINE).splitlines()[-1]
+        assert "| 323 | 46 | 70.0 | 20.0 | 2.00 | 1.00 | 1.50 | 70.0 | 15.0 | 5.0 |" in row
+
+    def test_the_way_to_the_oracle_that_is_gone(self, results):
+        assert "| 200 | 150 | 100 | 50.0 | 50 % |" in tables.bounds(results)
+
+    def test_failures_are_listed_with_the_last_line_of_their_message(self):
+        failed = record("a/1", "stock", error="Traceback\n  file\nStuck: at 3 s | nothing")
+        shown = tables.failures({"x": Results([failed])})
+        assert "| `a/1` | `stock` | Stuck: at 3 s \\| nothing |" in shown
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(None, "–"), (0, "0"), (1234.5, "1,234"), (349.2, "349"), (34.92, "34.9"),
+         (3.492, "3.49"), (0.3492, "0.349"), (0.00001, "1.0e-05")],
+    )  # fmt: skip
+    def test_numbers_have_three_digits(self, value, text):
+        assert number(value) == text
+
+
+class TestRanking:
+    def test_geometric_mean_lets_doubling_and_halving_cancel(self):
+        assert geometric_mean([2.0, 0.5]) == pytest.approx(1.0)
+        with pytest.raises(ValueError, match="above 0"):
+            geometric_mean([])
+
+    def test_kendall_tau_of_known_rankings(self):
+        assert kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1.0
+        assert kendall_tau([1, 2, 3, 4], [4, 3, 2, 1]) == -1.0
+        assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+        assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)
+
+
+class TestSweeps:
+    def test_seeds_go_together_with_their_range(self):
+        lines = [
+            line
+            for seed, (stock, ours) in enumerate([(100.0, 50.0), (100.0, 200.0)])
+            for line in (
+                record(f"n/0.5-seed-{seed}", "stock", stock, stock=True),
+                record(f"n/0.5-seed-{seed}", "tokencake", ours),
+            )
+        ]
+        shown = sweeps.sweep(Results(lines), "n", MEAN)
+        assert "| system | 0.5 |" in shown
+        assert "| `tokencake` | 1.00 (0.50–2.00) |" in shown
+
+    def test_a_system_without_all_seeds_has_no_entry(self):
+        lines = [record(f"n/1-seed-{seed}", "stock", stock=True) for seed in range(2)]
+        shown = sweeps.sweep(Results([*lines, record("n/1-seed-0", "tokencake")]), "n", MEAN)
+        assert "tokencake" not in shown
+
+    def test_sensitivity_says_how_far_rankings_agree_and_who_wins(self):
+        base, slow = "sensitivity-x/as-calibrated", "sensitivity-x/compute-0.5x"
+        reversed_ = [record(slow, "stock", 100, stock=True), record(slow, "tokencake", 300)]
+        results = Results([*cell_results(base), *reversed_])
+        assert "| `x/compute-0.5x` | `stock` | -1.00 | 3.00 | 2 |" in sweeps.sensitivity(results)
+
+
+def test_the_calibration_table_says_how_far_off_each_figure_is(tmp_path):
+    assert calibration.table(tmp_path) == ""
+    figures = {"measured": {"wall_s": 880.0}, "published": {"wall_s": 800.0}}
+    run = {"rate": 0.05, **figures, "ratio": {"wall_s": 1.1}}
+    (tmp_path / calibration.FILE).write_text(json.dumps({"runs": [run]}))
+    assert "| 0.05 | 880 of 800 (+10.0 %) |" in calibration.table(tmp_path)
+
+
+class TestDocument:
+    def text(self, tmp_path, **results_of_sets) -> str:
+        folder = tmp_path / "results" / "matrix"
+        for name, lines in results_of_sets.items():
+            store.merge(name, lines, folder)
+        return document.text(folder, tmp_path)
+
+    def standard(self):
+        names = [*CELLS, "claude_code/lanes-16", "code_writer+chat/equal-0.1"]
+        return [line for name in names for line in cell_results(name)]
+
+    def test_without_results_there_is_a_title_and_no_section(self, tmp_path):
+        text = self.text(tmp_path)
+        assert text.startswith("# Benchmarks")
+        assert "\n## " not in text
+
+    def test_opens_with_what_sglang_gives_by_itself(self, tmp_path):
+        text = self.text(tmp_path, standard=self.standard())
+        sections = [line for line in text.splitlines() if line.startswith("## ")]
+        assert sections[0] == "## What SGLang's own settings give"
+        assert "## code_writer, equal spacing" in sections
+        assert "## claude_code/lanes-16" in sections
+        assert "## code_writer+chat/equal-0.1" in sections
+        assert "## What is left to gain" in sections
+
+    def test_a_section_is_there_if_its_results_are(self, tmp_path):
+        titles = {
+            "load": "## Poisson arrivals at shares of HiCache's capacity",
+            "noise": "## Tools that do not take the declared time",
+            "host": "## Size of the host tier",
+            "link": "## Speed of the link to the host",
+            "sessions": "## The whole set of Claude Code sessions",
+            "headline": "## The paper's largest gain",
+            "sensitivity": "## Would another machine rank the systems differently?",
+        }
+        without = self.text(tmp_path, standard=self.standard())
+        for name, title in titles.items():
+            assert title not in without
+            cell = "sensitivity-x/as-calibrated" if name == "sensitivity" else f"{name}/seed-0"
+            assert title in self.text(tmp_path / name, **{name: cell_results(cell)})
+
+    def test_a_plot_is_shown_if_it_is_there(self, tmp_path):
+        assert "plots/code_writer-mean.svg" not in self.text(tmp_path, standard=self.standard())
+        (tmp_path / "code_writer-mean.svg").touch()
+        assert "](plots/code_writer-mean.svg)" in self.text(tmp_path, standard=self.standard())
+
+    def test_failures_are_in_it(self, tmp_path):
+        failed = record(CELLS[0], "hicache", error="Stuck: nothing is to come", stock=True)
+        text = self.text(tmp_path, standard=[*self.standard(), failed])
+        assert "## Runs that failed" in text
+
+    def test_the_committed_one_is_what_the_committed_results_give(self):
+        made = document.text()
+        assert document.DOCUMENT.read_text() == made, "run: make docs"
+
+
+class TestPlots:
+    def test_the_same_results_are_the_same_bytes(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+        from benchmarks.report import plots
+
+        folder = tmp_path / "matrix"
+        lines = [line for cell in CELLS for line in cell_results(cell)]
+        store.merge("standard", lines, folder)
+        (cell, _), *_ = sets.PLOTTED
+        for _, name in sets.PLOTTED[:2]:
+            store.merge("standard", [series(cell, name)], folder)
+        for where in ("one", "two"):
+            names = [file.name for file in plots.draw_all(tmp_path / where, folder)]
+        assert names == [
+            "code_writer-mean.svg",
+            "code_writer-occupancy.svg",
+            "code_writer-gantt.svg",
+        ]
+        for name in names:
+            drawn = (tmp_path / "one" / name).read_bytes()
+            assert drawn == (tmp_path / "two" / name).read_bytes()
+            assert b"dc:date" not in drawn
+
+    def test_without_results_nothing_is_drawn(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+        from benchmarks.report import plots
+
+        assert list(plots.draw_all(tmp_path / "plots", tmp_path)) == []
+
+
+def series(cell: str, system: str) -> Series:
+    shares = {"running": [0.5, 0.6], "soon": [0.1, 0.1], "idle": [0.2, 0.1], "dead": [0.1, 0.1]}
+    row = {
+        "agent": "planner",
+        "queued_s": 3.0,
+        "admitted_s": 4.0,
+        "first_token_s": 5.0,
+        "finished_s": 9.0,
+    }
+    rows = [{**row, "tool_end_s": 12.0}, {**row, "tool_end_s": None}]
+    return Series(cell=cell, system=system, occupancy={"time_s": [0.0, 1.0], **shares}, gantt=rows)
+
+
+def test_committed_results_can_be_compared_and_none_beats_the_bound():
+    for results in load().values():
+        for cell in results.cells:
+            for metric in (MEAN, MAKESPAN):
+                bound = results.value(cell, LOWER_BOUND, metric)
+                for system in results.systems([cell]):
+                    value = results.value(cell, system, metric)
+                    if bound is not None and value is not None:
+                        assert value >= bound, f"{system} on {cell}"
