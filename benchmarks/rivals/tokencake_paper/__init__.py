@@ -12,9 +12,11 @@ Chosen where the paper is silent: weights of one half in Eq. 1 and one second wh
 known; critical ratio, reserve, watermarks and period (the released code's); five steps of gradual
 reservation and 0.1 s of buffer for "soon" (a third party's reading); throughput is the server's
 profiled prefill speed; the gate is asked again each step while the call runs, and each waiting
-request answers for one context; the queue is ordered by the hybrid score. An upload is kept until
-the step that follows it is admitted. Its baseline has no host tier, so nothing else is copied; a
-tree needs a node's parents on the host as well, so a copy, not a release, takes shared ones along.
+request answers for one context; a context that stays is pinned while the call runs; contexts come
+back one at a time, only the first in line has slots promised, and an upload is kept until the step
+that follows it is admitted; the queue is ordered by the hybrid score. Its baseline has no host
+tier, so nothing else is copied; a tree needs a node's parents on the host as well, so a copy, not
+a release, takes shared ones along.
 """
 
 from benchmarks.rivals.tokencake_paper.policy import Paper

@@ -64,6 +64,7 @@ class Paper(Policy):
         self.returns: dict[AgentKey, Return] = {}
         self.space = Space(machine)
         self._promised_tokens = 0
+        self._first: AgentKey | None = None
         self._settled: list[AgentKey] = []
 
     def prepare(self, knowledge: Knowledge) -> None:
@@ -98,12 +99,8 @@ class Paper(Policy):
 
     def request_admitted(self, request: Request, now_s: float) -> None:
         """What the step was waiting for has been used."""
-        if self.knowledge is None:
-            return
-        steps = self.knowledge.workflow.steps
-        step = steps.get(request.rid)
-        for rid in step.wait_for if step else ():
-            if (key := steps[rid].key) is not None:
+        for key in self._uses(request):
+            if key is not None:
                 self._settled.append(key)
                 self.returns.pop(key, None)
 
@@ -125,19 +122,21 @@ class Paper(Policy):
         for key, stall in self.stalls.items():
             if stall.left and key not in self.returns and self._is_soon(key, stall, view):
                 self.returns[key] = Return()
-        self._promised_tokens = 0
+        self._promised_tokens, self._first = 0, None
         for key, coming in list(self.returns.items()):
             away = view.cached(key).host_only_tokens
             if away == 0:
                 del self.returns[key]
                 if key in self.stalls:
                     self.stalls[key] = Stall(self.stalls[key].end_s, is_back=True)
-            elif coming.steps < RESERVATION_STEPS:
-                coming.steps += 1
-                self._promised_tokens += away * coming.steps // RESERVATION_STEPS
-            else:
-                self._promised_tokens += away
-                yield Upload(key, "predicted" if key in self.stalls else "returned")
+                continue
+            coming.steps = min(coming.steps + 1, RESERVATION_STEPS + 1)
+            if self._first is None:  # one comes back at a time
+                reserved = min(coming.steps, RESERVATION_STEPS)
+                self._first = key
+                self._promised_tokens = away * reserved // RESERVATION_STEPS
+                if coming.steps > RESERVATION_STEPS:
+                    yield Upload(key, "predicted" if key in self.stalls else "returned")
 
     def _is_soon(self, key: AgentKey, stall: Stall, view: View) -> bool:
         upload_s = self.machine.transfer_s(view.cached(key).host_only_tokens)
@@ -176,5 +175,13 @@ class Paper(Policy):
         return self.space.order(view)
 
     def withheld_tokens(self, request: Request, view: View) -> int:
-        """What is reserved for others, and for contexts that are coming back."""
-        return self._promised_tokens + self.space.withheld_tokens(request)
+        """What is reserved for others, and for a context that is coming back; its own user's
+        admission brings it back as well."""
+        promised = 0 if self._first in self._uses(request) else self._promised_tokens
+        return promised + self.space.withheld_tokens(request)
+
+    def _uses(self, request: Request) -> list[AgentKey | None]:
+        """Whose contexts the request goes on from: its own agent's, and those it waited for."""
+        steps = self.knowledge.workflow.steps if self.knowledge else {}
+        step = steps.get(request.rid)
+        return [request.key, *(steps[rid].key for rid in (step.wait_for if step else ()))]

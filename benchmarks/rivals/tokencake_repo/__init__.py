@@ -10,8 +10,9 @@ What is different here, because the engine is SGLang's:
 - A copy is of the whole path or not at all; theirs is of the longest prefix that is worth it.
 - Theirs starts at 12 GB/s and takes its first measured transfer for the truth; here the link's
   measured speed is known from the beginning.
-- Copies cannot be pinned on the host: SGLang evicts the least recently used there. At the
-  published size the host never fills, so no pin would ever have mattered.
+- Copies cannot be pinned on the host: SGLang evicts the least recently used there. In the
+  published runs' counterpart (benchmarks/results/published_ordering.json) all that is ever copied
+  is less than the host holds, so no pin would have mattered.
 - SGLang loads a queued request's prefix back when it admits it, as theirs does.
 - When a running request must give up its memory SGLang chooses which, not ``victim``.
 - A block is in use when it is locked. Which cached blocks running requests hold is not to be seen,

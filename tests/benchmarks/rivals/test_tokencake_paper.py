@@ -139,6 +139,7 @@ def test_a_context_comes_back_after_five_steps_of_reservation_before_the_call_en
         assert list(policy.decide(view)) == []
         withheld.append(policy.withheld_tokens(request("r"), view))
     assert withheld == [2540, 5080, 7620, 10_160, 12_700]
+    assert policy.withheld_tokens(request("next", AGENT), view) == 0, "it is its own"
     assert list(policy.decide(view)) == [Upload(KEY, "predicted")]
 
 
