@@ -14,7 +14,8 @@ reservation and 0.1 s of buffer for "soon" (a third party's reading); throughput
 profiled prefill speed; the gate is asked again each step while the call runs, and each waiting
 request answers for one context; a context that stays is pinned while the call runs; contexts come
 back one at a time, only the first in line has slots promised, and an upload is kept until the step
-that follows it is admitted; the queue is ordered by the hybrid score. Its baseline has no host
+that follows it is admitted; requests whose context is pinned go first, for they free it, then the
+queue is ordered by the hybrid score. Its baseline has no host
 tier, so nothing else is copied; a tree needs a node's parents on the host as well, so a copy, not
 a release, takes shared ones along.
 """

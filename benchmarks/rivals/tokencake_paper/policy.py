@@ -100,9 +100,8 @@ class Paper(Policy):
     def request_admitted(self, request: Request, now_s: float) -> None:
         """What the step was waiting for has been used."""
         for key in self._uses(request):
-            if key is not None:
-                self._settled.append(key)
-                self.returns.pop(key, None)
+            self._settled.append(key)
+            self.returns.pop(key, None)
 
     def agent_finished(self, key: AgentKey, now_s: float) -> None:
         self.stalls.pop(key, None)
@@ -172,16 +171,26 @@ class Paper(Policy):
     # -- asked at admission -------------------------------------------------------------------
 
     def order(self, view: View) -> Sequence[int]:
-        return self.space.order(view)
+        """By priority; before that, those whose context is pinned for them, which frees it."""
+        places = self.space.order(view)
+        if not self.knowledge:
+            return places
+        return sorted(places, key=lambda place: not self._is_ready(view.queue[place], view))
+
+    def _is_ready(self, request: Request, view: View) -> bool:
+        return any(view.is_kept(key) for key in self._uses(request))
 
     def withheld_tokens(self, request: Request, view: View) -> int:
-        """What is reserved for others, and for a context that is coming back; its own user's
-        admission brings it back as well."""
+        """What is reserved for others, and for a context that is coming back. Nothing for who
+        has its context pinned; the promised slots are for whoever goes on from that context."""
+        if self._is_ready(request, view):
+            return 0
         promised = 0 if self._first in self._uses(request) else self._promised_tokens
         return promised + self.space.withheld_tokens(request)
 
-    def _uses(self, request: Request) -> list[AgentKey | None]:
+    def _uses(self, request: Request) -> list[AgentKey]:
         """Whose contexts the request goes on from: its own agent's, and those it waited for."""
         steps = self.knowledge.workflow.steps if self.knowledge else {}
         step = steps.get(request.rid)
-        return [request.key, *(steps[rid].key for rid in (step.wait_for if step else ()))]
+        before = [steps[rid].key for rid in (step.wait_for if step else ())]
+        return [key for key in (request.key, *before) if key is not None]

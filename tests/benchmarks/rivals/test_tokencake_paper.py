@@ -14,7 +14,8 @@ from benchmarks.rivals.tokencake_paper.formulas import (
     static_priority,
 )
 from tests.benchmarks.rivals.views import MACHINE, FixedView, agent, call, on_device, request
-from tokencake_sglang.policy import Cached, Insure, Keep, LetGo, Release, Upload
+from tokencake_sglang.agents.workflow import Step, Workflow
+from tokencake_sglang.policy import Cached, Insure, Keep, Knowledge, LetGo, Release, Upload
 
 AGENT = agent("a", kind="coder")
 KEY = AGENT.key
@@ -172,3 +173,17 @@ def test_the_queue_is_ordered_by_the_hybrid_score():
     policy.space._static = {"deep": 1000.0}
     waiting = [request("young", queued_s=9.0), request("old"), request("deep", queued_s=9.0)]
     assert list(policy.order(FixedView(now_s=10.0, queue=waiting))) == [2, 1, 0]
+
+
+def test_a_request_whose_context_is_pinned_goes_first_and_leaves_nothing():
+    policy = Paper(MACHINE)
+    step = Step("next", KEY, "app", "coder", False, (), 1000, 100)
+    policy.prepare(Knowledge(Workflow([step]), lambda *_: 1.0, lambda *_: 1.0))
+    waiting = [request("old"), request("next", AGENT, queued_s=9.0)]
+    view = FixedView(now_s=10.0, queue=waiting, kept={KEY})
+    policy._promised_tokens = 500
+    assert list(policy.order(view)) == [1, 0]
+    assert policy.withheld_tokens(waiting[1], view) == 0
+    assert policy.withheld_tokens(waiting[0], view) == 500
+    view.kept = set()
+    assert list(policy.order(view)) == [0, 1]
