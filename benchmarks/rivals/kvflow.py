@@ -23,7 +23,8 @@ Not in the sources, and chosen here:
   wait for memory: without that it took the room from them and made whole runs slower.
 - A loaded prefix is not pinned: from then on its step protects it. The authors' code holds nodes
   in the order of eviction too, and no harder.
-- Neither source speaks of the queue's order: it stays the server's own.
+- Neither source speaks of the queue's order: it stays the server's own. With longest prefix match
+  what is protected is also used next; first come, first served uses it last.
 """
 
 from collections.abc import Iterable, Iterator

@@ -18,7 +18,7 @@ Not in the sources, and chosen here:
 
 - C is the device's pool, with the host tier under it as what the engine reloads from. ``WithHost``
   takes 95 % of both tiers, as the port in NVIDIA Dynamo 1.6 does; where everything fits into the
-  host tier that pauses nobody.
+  host tier that pauses nobody and is the server as it is: the device's pool served better.
 - A program with several branches is paused when its last running request ends; requests queued
   meanwhile are held back, being at a boundary already.
 - A paused program's KV is left to the engine's eviction, as in the authors' router, which knows
