@@ -41,7 +41,7 @@ class TokencakeConfig:
     ] = "on"
     reserve_max: Annotated[
         Fraction, Field(description="most of the KV pool that critical agents can reserve and pin")
-    ] = 0.25
+    ] = 0.1
     hold_max: Annotated[
         Fraction,
         Field(description="most of the KV pool that uploaded prefixes hold until their request"),

@@ -227,6 +227,10 @@ class Policy:
     orders_eviction = False
     """True: ``eviction_rank`` replaces SGLang's eviction order, on both tiers."""
 
+    reopens_admission = False
+    """True: a new request is considered at once. SGLang waits until a running one has ended, once
+    it has found the memory full."""
+
     backfills = False
     """True: admission passes over a request that does not fit and tries those behind it."""
 

@@ -15,14 +15,17 @@ def _rival(name: str, what: str, policy: str, *flags: str) -> System:
     )
 
 
+# Where a source names no order of the queue, the best of SGLang's own.
+_LPM = ("--schedule-policy", "lpm")
+
 RIVALS: dict[str, System] = {
     system.name: system
     for system in (
-        _rival("kvflow", "steps-to-execution eviction, next-step prefetch", "kvflow:KVFlow"),
+        _rival("kvflow", "steps-to-execution eviction, next-step prefetch", "kvflow:KVFlow", *_LPM),
         _rival("continuum", "TTL pins, programs in order of arrival", "continuum:Continuum"),
         _rival("thunderagent", "working set of programs, with decay", "thunderagent:ThunderAgent"),
         _rival("infercept", "least waste of preserve, swap and discard", "infercept:InferCept"),
-        _rival("mori", "programs ranked by idleness into tiers", "mori:Mori"),
+        _rival("mori", "programs ranked by idleness into tiers", "mori:Mori", *_LPM),
         _rival("tokencake-paper", "the paper's rules as published", "tokencake_paper:Paper"),
         _rival("tokencake-repo", "the authors' released code, both halves", "tokencake_repo:Both"),
         _rival("tokencake-repo-offload", "its preservation alone", "tokencake_repo:OffloadOnly"),
@@ -30,13 +33,13 @@ RIVALS: dict[str, System] = {
             "tokencake-repo-scheduling", "its scheduling alone", "tokencake_repo:SchedulingOnly"
         ),
         _rival("oracle-age", "every return known, applications by age", "oracle:ByAge"),
+        _rival("oracle-backfill", "the same, passing over what does not fit", "oracle:Backfilling"),
         _rival("oracle-shortest", "every return known, least work first", "oracle:Shortest"),
         _rival(
             "oracle-lpm",
             "every return known, longest prefix match first",
             "oracle:ServerOrder",
-            "--schedule-policy",
-            "lpm",
+            *_LPM,
         ),
         _rival("oracle-fcfs", "every return known, first come, first served", "oracle:ServerOrder"),
     )

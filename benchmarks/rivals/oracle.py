@@ -30,6 +30,7 @@ class ServerOrder(Policy):
     """Perfect eviction and upload; the queue as the server's own schedule policy orders it."""
 
     orders_eviction = True
+    reopens_admission = True
 
     finished_s: dict[str, float] = field(default_factory=dict)
     queued: dict[str, Request] = field(default_factory=dict)
@@ -156,13 +157,7 @@ class ServerOrder(Policy):
 
 @dataclass
 class ByAge(ServerOrder):
-    """Applications in order of arrival, the longest remaining path first within one.
-
-    Requests that do not fit are passed over: the pool holds about five prompts of the DAGs, and
-    what stays free behind a head that does not fit costs a sixth of the throughput there.
-    """
-
-    backfills = True
+    """Applications in order of arrival, the longest remaining path first within one."""
 
     def order(self, view: View) -> Sequence[int] | None:
         return sorted(range(len(view.queue)), key=lambda place: self.rank(view.queue[place]))
@@ -185,8 +180,21 @@ class ByAge(ServerOrder):
 
 
 @dataclass
+class Backfilling(ByAge):
+    """The same, but a request that does not fit is passed over and those behind it are tried.
+
+    The pool holds about five prompts of the DAGs, so that much stays free behind such a head; but
+    what fits there may be another application, which shares nothing with those that run.
+    """
+
+    backfills = True
+
+
+@dataclass
 class Shortest(ByAge):
     """The application with the least work left first: preemptive shortest remaining time."""
+
+    backfills = True
 
     def prepare(self, knowledge: Knowledge) -> None:
         super().prepare(knowledge)

@@ -122,6 +122,12 @@ class Planner(RankPlanner):
                 + GROWTH_TOKENS * (len(running) + (chunked is not None)),
             )
 
+    def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
+        """When tagged requests have come: they may go first, or find their prefix in use."""
+        if not self.config.spatial_on or len(waiting_queue) <= self.left_waiting_requests:
+            return False
+        return any(self.agent_of(req) is not None for req in waiting_queue)
+
     def order(self, waiting_queue: "list[Req]") -> None:
         if self.config.spatial_on:
             self.spatial.order(waiting_queue)

@@ -180,6 +180,9 @@ class PolicyPlanner(RankPlanner):
             self._apply(decision)
         self.keep_free(committed_tokens)  # once more: pins are not asked whether there is room
 
+    def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
+        return self.policy.reopens_admission and len(waiting_queue) > self.left_waiting_requests
+
     def order(self, waiting_queue: "list[Req]") -> None:
         if not waiting_queue:
             return

@@ -59,10 +59,15 @@ class RankPlanner(ABC):
         self.now_s = 0.0
         self.sequence = 0
         self.resets = 0
-        self.left_waiting = False
-        """Whether the last admission left requests waiting: then memory has a price."""
+        self.left_waiting_requests = 0
+        """How many requests the last admission left waiting."""
         cache.on_turn_end = self._turn_ended
         cache.on_reset = self._cache_reset
+
+    @property
+    def left_waiting(self) -> bool:
+        """Whether the last admission left requests waiting: then memory has a price."""
+        return self.left_waiting_requests > 0
 
     # -- the event log ------------------------------------------------------------------------
 
@@ -108,6 +113,14 @@ class RankPlanner(ABC):
 
         Args:
             chunked: the request whose prompt is being prefilled in chunks, if there is one.
+        """
+
+    @abstractmethod
+    def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
+        """Whether to try admission again though the last attempt found the memory full.
+
+        SGLang tries again only once a running request has ended, even if what has come since
+        would fit or goes first.
         """
 
     @abstractmethod

@@ -83,6 +83,9 @@ class SchedulerHooks:
         self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any
     ) -> None:
         """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
+        planner = planner_of(scheduler)
+        if planner.reopens_admission(scheduler.waiting_queue):
+            scheduler.running_batch.batch_is_full = False
         running = list(scheduler.running_batch.reqs)
         last = scheduler.last_batch
         if (
@@ -91,7 +94,7 @@ class SchedulerHooks:
             and last.forward_mode.is_extend()
         ):
             running += last.reqs  # just prefilled: SGLang merges them after this hook
-        planner_of(scheduler).step(scheduler.waiting_queue, running, scheduler.chunked_req)
+        planner.step(scheduler.waiting_queue, running, scheduler.chunked_req)
 
     def get_new_batch_prefill(
         self,
@@ -103,7 +106,7 @@ class SchedulerHooks:
         """AFTER: the batch waits for the uploads it reads; a starving queue frees pins."""
         planner = planner_of(scheduler)
         batch: ScheduleBatch | None = plan.batch_to_run
-        planner.left_waiting = bool(scheduler.waiting_queue)
+        planner.left_waiting_requests = len(scheduler.waiting_queue)
         if batch is not None:
             planner.batch_admitted(batch)
         elif (
