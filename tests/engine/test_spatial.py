@@ -160,6 +160,20 @@ def test_pins_let_go_when_running_requests_could_not_grow(harness, monkeypatch):
     harness.run(rid)
 
 
+def test_a_request_that_comes_reopens_admission(harness):
+    """SGLang would wait until a running request has ended: it has found the memory full."""
+    older = AgentTag(agent="o", application="older")
+    running = harness.submit(prompt(80, 900), 100, older)
+    harness.step(2)
+    large = harness.submit(prompt(81, 1500), 2, AgentTag(agent="n", application="newer"))
+    harness.step(2)
+    small = harness.submit(prompt(82, 50), 2, older)
+    harness.step(6)
+    assert small in harness.finished
+    assert running not in harness.finished
+    harness.run(running, large, small)
+
+
 def test_older_applications_go_first_and_critical_agents_within_them(harness):
     blocker = harness.submit(prompt(70, 1500), 40)
     harness.step(2)
