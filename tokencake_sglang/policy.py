@@ -228,8 +228,8 @@ class Policy:
     """True: ``eviction_rank`` replaces SGLang's eviction order, on both tiers."""
 
     reopens_admission = False
-    """True: a new request is considered at once. SGLang waits until a running one has ended, once
-    it has found the memory full."""
+    """True: once the memory was found full, admission is tried again as soon as a request has come
+    or memory has become evictable. SGLang waits until a running request has ended."""
 
     backfills = False
     """True: admission passes over a request that does not fit and tries those behind it."""

@@ -155,7 +155,13 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "check": check,
 }
 
-USUAL_SYSTEMS = {"check": "lower-bound,stock,hicache-lpm,tokencake"}
+USUAL_SYSTEMS = {
+    "check": "lower-bound,stock,hicache-lpm,tokencake",
+    # Their ordering has a result of its own (benchmarks/calibration/ordering.py).
+    "standard": "lower-bound,stock*,hicache*,tokencake,tokencake-temporal,tokencake-spatial,"
+    "tokencake-paper,tokencake-repo,kvflow,continuum,thunderagent,infercept,mori,"
+    "oracle-age,oracle-backfill,oracle-shortest,oracle-fcfs",
+}
 """Systems of a set where not all are usual."""
 
 PLOTTED = (

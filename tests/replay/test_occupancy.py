@@ -110,12 +110,28 @@ def test_shares_are_weighted_by_time() -> None:
     )
 
 
-def test_a_sample_is_taken_at_the_first_turn_after_each_multiple_of_the_interval() -> None:
+def sampled(*turns: tuple[float, bool]) -> list[float]:
+    """When samples are taken, for turns at these times, with or without something that runs."""
     pool = occupancy(interval_s=2.0)
     pool._sample = lambda now_s: Sample(now_s, 0, 0, 0, 0, 100)  # type: ignore[method-assign]
-    for now_s in (0.0, 0.5, 1.9, 2.1, 3.9, 9.0, 9.9, 10.0):
-        pool.observe(SimpleNamespace(clock=SimpleNamespace(now_s=now_s)))  # type: ignore[arg-type]
-    assert [sample.time_s for sample in pool.samples] == [0.0, 2.1, 9.0, 10.0]
+    for now_s, runs in turns:
+        scheduler = SimpleNamespace(
+            last_batch=object() if runs else None,
+            running_batch=SimpleNamespace(is_empty=lambda runs=runs: not runs),
+        )
+        warp = SimpleNamespace(clock=SimpleNamespace(now_s=now_s), scheduler=scheduler)
+        pool.observe(warp)  # type: ignore[arg-type]
+    return [sample.time_s for sample in pool.samples]
+
+
+def test_a_sample_is_taken_at_the_first_turn_after_each_multiple_of_the_interval() -> None:
+    turns = (0.0, 0.5, 1.9, 2.1, 3.9, 9.0, 9.9, 10.0)
+    assert sampled(*((now_s, True) for now_s in turns)) == [0.0, 2.1, 9.0, 10.0]
+
+
+def test_a_sample_is_taken_when_the_scheduler_falls_idle() -> None:
+    turns = ((0.0, True), (0.5, True), (0.7, False), (0.8, False), (1.9, True), (3.0, True))
+    assert sampled(*turns) == [0.0, 0.7, 3.0]
 
 
 def test_an_interval_of_nothing_is_refused() -> None:

@@ -84,6 +84,7 @@ def asking_adder(base: type[PrefillAdder], planner: "PolicyPlanner") -> type[Pre
             # NO_TOKEN would end the pass for everybody.
             passes_over = withheld > 0 or planner.policy.backfills
             if result is AddReqResult.NO_TOKEN and passes_over:
+                planner.found_memory_full = True
                 return AddReqResult.CONTINUE
             return result
 

@@ -123,8 +123,8 @@ class Planner(RankPlanner):
             )
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
-        """When tagged requests have come: they may go first, or find their prefix in use."""
-        if not self.config.spatial_on or len(waiting_queue) <= self.left_waiting_requests:
+        """Where there are tagged requests: without any, admission is SGLang's."""
+        if not self.config.spatial_on or not self.has_changed(waiting_queue):
             return False
         return any(self.agent_of(req) is not None for req in waiting_queue)
 

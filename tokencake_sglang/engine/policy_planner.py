@@ -170,7 +170,7 @@ class PolicyPlanner(RankPlanner):
     def step(
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
-        self._look_at(waiting_queue, running)
+        self._look_at(waiting_queue, running if chunked is None else [*running, chunked])
         committed_tokens = self.committed_tokens(running, chunked)
         self.keep_free(committed_tokens)
         self._committed_tokens = committed_tokens
@@ -181,7 +181,7 @@ class PolicyPlanner(RankPlanner):
         self.keep_free(committed_tokens)  # once more: pins are not asked whether there is room
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
-        return self.policy.reopens_admission and len(waiting_queue) > self.left_waiting_requests
+        return self.policy.reopens_admission and self.has_changed(waiting_queue)
 
     def order(self, waiting_queue: "list[Req]") -> None:
         if not waiting_queue:

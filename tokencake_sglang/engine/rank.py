@@ -59,8 +59,11 @@ class RankPlanner(ABC):
         self.now_s = 0.0
         self.sequence = 0
         self.resets = 0
+        self.found_memory_full = False
+        """Whether admission passed over a request that did not fit."""
         self.left_waiting_requests = 0
         """How many requests the last admission left waiting."""
+        self._left_room_tokens = 0
         cache.on_turn_end = self._turn_ended
         cache.on_reset = self._cache_reset
 
@@ -117,10 +120,12 @@ class RankPlanner(ABC):
 
     @abstractmethod
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
-        """Whether to try admission again though the last attempt found the memory full.
+        """Whether to try admission again, once the last attempt has found the memory full, as soon
+        as anything has changed.
 
-        SGLang tries again only once a running request has ended, even if what has come since
-        would fit or goes first.
+        SGLang tries again only when a running request has ended. But what has come since may go
+        first or find its prefix in use; and the KV of a request that has ended stays locked until
+        its copy to the host is done, which is after that one attempt.
         """
 
     @abstractmethod
@@ -180,6 +185,24 @@ class RankPlanner(ABC):
         self.residents.clear()
         self.agents_by_leaf.clear()
         self.cleared()
+
+    # -- admission ----------------------------------------------------------------------------
+
+    def admission_over(self, waiting_queue: "list[Req]") -> None:
+        """Remembers what the last attempt left, so that a change is seen."""
+        self.left_waiting_requests = len(waiting_queue)
+        self._left_room_tokens = self._room_tokens()
+
+    def has_changed(self, waiting_queue: "list[Req]") -> bool:
+        """Whether a request has come, or memory has become free or evictable, since then."""
+        return (
+            len(waiting_queue) > self.left_waiting_requests
+            or self._room_tokens() > self._left_room_tokens
+        )
+
+    def _room_tokens(self) -> int:
+        allocator = self.cache.token_to_kv_pool_allocator
+        return allocator.available_size() + self.cache.full_evictable_size()
 
     # -- rules that keep a server alive -------------------------------------------------------
 

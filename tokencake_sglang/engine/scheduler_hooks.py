@@ -106,7 +106,13 @@ class SchedulerHooks:
         """AFTER: the batch waits for the uploads it reads; a starving queue frees pins."""
         planner = planner_of(scheduler)
         batch: ScheduleBatch | None = plan.batch_to_run
-        planner.left_waiting_requests = len(scheduler.waiting_queue)
+        planner.admission_over(scheduler.waiting_queue)
+        if planner.found_memory_full:
+            planner.found_memory_full = False
+            # As SGLang does for a request that does not fit: no further attempt, each of which
+            # matches every waiting prompt, before something ends or comes.
+            if batch is not None or not plan.running_batch.is_empty():
+                plan.running_batch.batch_is_full = True
         if batch is not None:
             planner.batch_admitted(batch)
         elif (

@@ -49,7 +49,8 @@ class Occupancy:
 
     Args:
         interval_s: virtual seconds between samples. A sample is taken at the first turn of the
-            scheduler at or after each multiple, so a long step leaves some out.
+            scheduler at or after each multiple, so a long step leaves some out, and when the
+            scheduler falls idle, which may last longer.
     """
 
     def __init__(self, workload: Workload, warp: TimeWarp, *, interval_s: float = 1.0) -> None:
@@ -62,13 +63,18 @@ class Occupancy:
         self._by_id = workload.by_id
         self._claims = Claims(workload, warp.requests, self._finished_s)
         self._next_s = 0.0
+        self._idle = False
         self.pool_tokens = self._free_tokens()
         """Tokens of an empty pool: what is free before the run."""
         warp.observers.append(self.observe)
 
     def observe(self, warp: TimeWarp) -> None:
         now_s = warp.clock.now_s
-        if now_s < self._next_s:
+        scheduler = warp.scheduler
+        was_idle = self._idle
+        self._idle = scheduler.last_batch is None and scheduler.running_batch.is_empty()
+        falls_idle = self._idle and not was_idle
+        if now_s < self._next_s and not falls_idle:
             return
         self._next_s = (now_s // self.interval_s + 1) * self.interval_s
         self.samples.append(self._sample(now_s))
