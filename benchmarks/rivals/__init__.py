@@ -2,6 +2,9 @@
 
 Each module says which formulas it takes from where, what its source is silent about and what was
 chosen there.
+
+All of them set ``reopens_admission``: most were published on engines that try to admit at every
+step, and none should carry SGLang's habit of trying only when a request has ended.
 """
 
 from tokencake_sglang.replay.systems import System

@@ -53,6 +53,8 @@ WINDOW = 256
 class Continuum(Policy):
     """Pins for τ*; serves the preempted, then programs inside a TTL, then programs by arrival."""
 
+    reopens_admission = True
+
     turns: Turns = field(default_factory=Turns, init=False)
     memoryfulness: Memoryfulness = field(default_factory=Memoryfulness, init=False)
     durations_s: dict[str, list[float]] = field(default_factory=dict, init=False)

@@ -54,6 +54,7 @@ class InferCept(Policy):
     """Min-waste interception."""
 
     automatic_backup = False
+    reopens_admission = True
     orders_eviction = True
 
     turns: Turns = field(default_factory=Turns, init=False)

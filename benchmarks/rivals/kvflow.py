@@ -57,6 +57,7 @@ class KVFlow(Policy):
     """Steps to execution decide eviction and prefetch."""
 
     orders_eviction = True
+    reopens_admission = True
 
     finished: set[str] = field(default_factory=set)
     in_server: set[str] = field(default_factory=set)

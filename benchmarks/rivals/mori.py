@@ -56,6 +56,7 @@ class Mori(Policy):
     """Three tiers of programs, by relative idleness."""
 
     orders_eviction = True
+    reopens_admission = True
     refusal_ends_pass = True
 
     programs: Programs = field(default_factory=Programs)

@@ -46,6 +46,7 @@ class ThunderAgent(Policy):
     """Working-set control of programs within the device's pool."""
 
     refusal_ends_pass = True
+    reopens_admission = True
 
     programs: Programs = field(default_factory=Programs)
     paused_s: dict[str, float] = field(default_factory=dict)

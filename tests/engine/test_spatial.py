@@ -174,6 +174,23 @@ def test_a_request_that_comes_reopens_admission(harness):
     harness.run(running, large, small)
 
 
+def test_memory_that_becomes_evictable_reopens_admission(harness):
+    """As when the copy of an ended request's KV is done: nothing ends at that moment."""
+    older = AgentTag(agent="o", application="older")
+    turn(harness, older, seed=83, tokens=900)
+    harness.cache.pin("copy", harness.planner.residents[older.key].leaf_id)
+    running = harness.submit(prompt(84, 300), 100, older)
+    harness.step(2)
+    waiting = harness.submit(prompt(85, 1000), 2, AgentTag(agent="n", application="newer"))
+    harness.step(4)
+    assert [req.rid for req in harness.scheduler.waiting_queue] == [waiting]
+    harness.cache.unpin("copy")
+    harness.step(6)
+    assert waiting in harness.finished
+    assert running not in harness.finished
+    harness.run(running)
+
+
 def test_older_applications_go_first_and_critical_agents_within_them(harness):
     blocker = harness.submit(prompt(70, 1500), 40)
     harness.step(2)

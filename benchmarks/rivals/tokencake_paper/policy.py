@@ -54,6 +54,7 @@ class Paper(Policy):
     """TokenCake v2."""
 
     automatic_backup = False
+    reopens_admission = True
     keeps_what_stays = True
 
     def __init__(self, machine: Machine) -> None:

@@ -19,6 +19,7 @@ STEP_TOKENS = 8192
 @dataclass
 class _Released(Policy):
     automatic_backup = False
+    reopens_admission = True
     preserves = True
     schedules = True
 
