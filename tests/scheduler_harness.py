@@ -16,6 +16,7 @@ from typing import Any
 from tests.models import tiny_llama
 from tokencake_sglang.agents.events import AnyEvent, RequestBegin, RequestEnd, Tick
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.plugin import RESOLVED_VARIABLE
 from tokencake_sglang.timewarp.scheduler import start_scheduler, tokenized
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,6 +55,8 @@ class SchedulerHarness:
                 *flags,
             ]
         )
+        # It is for this process's children as a server has them; a test's are no such children.
+        os.environ.pop(RESOLVED_VARIABLE, None)
         self._seed_weights()
         self.now_s = 100.0
         self.finished: dict[str, list[int]] = {}

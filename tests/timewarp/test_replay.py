@@ -41,8 +41,8 @@ def test_the_same_run_gives_the_same_figures_to_the_last_digit(
 def test_looking_into_the_pool_changes_nothing(run: Callable[..., Any], system: str) -> None:
     watched = run(system)
     alone = run(system, 2, "code_writer", SAMPLED_ONCE_S)
-    assert len(alone["samples"]) == 1
-    assert len(watched["samples"]) > 50
+    # Even then it is looked into when the scheduler falls idle.
+    assert len(watched["samples"]) > 50 > len(alone["samples"])
     assert {**watched["figures"], "kv": 0} == {**alone["figures"], "kv": 0}
 
 
