@@ -8,7 +8,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 ENABLE_VARIABLE = "TOKENCAKE_ENABLE"
@@ -23,6 +30,13 @@ PositiveSeconds = Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)]
 
 class ConfigError(ValueError):
     """An option that cannot be used: its name, its value and what would be accepted."""
+
+
+def _policy_name(name: str) -> str:
+    module, colon, class_name = name.partition(":")
+    if name != "tokencake" and not (module and colon and class_name.isidentifier()):
+        raise ValueError("expected 'tokencake' or module:Class")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -93,7 +107,7 @@ class TokencakeConfig:
         Field(description="speed of the link between host and device, one way (PCIe 4 x16: 25e9)"),
     ] = 25e9
     policy: Annotated[
-        Annotated[str, Field(pattern=r"^(tokencake|[\w.]+:\w+)$")],
+        Annotated[str, AfterValidator(_policy_name)],
         Field(
             description="who decides: 'tokencake', or module:Class of a "
             "tokencake_sglang.policy.Policy of your own"

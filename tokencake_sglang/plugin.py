@@ -253,6 +253,7 @@ def _before_check(server_args: Any) -> None:
     from sglang.srt.arg_groups.platform_hook import handle_platform_defaults
 
     from tokencake_sglang.engine.main_process import check_decision_log
+    from tokencake_sglang.engine.policy_planner import check_policy
     from tokencake_sglang.engine.recording import check_record
 
     cfg = resolving_view(server_args)
@@ -262,6 +263,7 @@ def _before_check(server_args: Any) -> None:
     try:
         check_decision_log(_active)
         check_record(_active)
+        check_policy(_active)
     except ConfigError as error:
         raise compat.Unsupported(str(error)) from None
     missing = _settings(cfg)

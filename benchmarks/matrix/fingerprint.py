@@ -25,6 +25,14 @@ _EVERY = (
 # Without the flag the server is stock SGLang: these do not count for SGLang's own settings.
 _EXTENSION = ("tokencake_sglang",)
 _RIVALS = ("tokencake_sglang", "benchmarks/rivals")
+# TokenCake's own decisions, which a server with another policy never makes.
+_OWN = (
+    "tokencake_sglang/temporal",
+    "tokencake_sglang/spatial",
+    "tokencake_sglang/engine/planner.py",
+    "tokencake_sglang/engine/temporal.py",
+    "tokencake_sglang/engine/spatial.py",
+)
 
 
 def fingerprint(system_name: str) -> str:
@@ -33,15 +41,23 @@ def fingerprint(system_name: str) -> str:
     Comments, docstrings and layout do not count.
     """
     if system_name in rivals():
-        return _fingerprint(_EVERY + _RIVALS)
+        return _fingerprint(_EVERY + _RIVALS, without=_OWN)
     if system_name == LOWER_BOUND or all_systems()[system_name].stock:
         return _fingerprint(_EVERY)
     return _fingerprint(_EVERY + _EXTENSION)
 
 
 @functools.cache
-def _fingerprint(parts: tuple[str, ...]) -> str:
-    files = {
+def _fingerprint(parts: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
+    files = _files(parts) - _files(without)
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f"{file.relative_to(REPOSITORY)}\n{_digest(file)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _files(parts: tuple[str, ...]) -> set[Path]:
+    return {
         file
         for part in parts
         for file in (
@@ -49,10 +65,6 @@ def _fingerprint(parts: tuple[str, ...]) -> str:
         )
         if file.is_file() and file.suffix in {".py", ".toml", ".json", ".gz", ".csv"}
     }
-    total = hashlib.sha256()
-    for file in sorted(files):
-        total.update(f"{file.relative_to(REPOSITORY)}\n{_digest(file)}\n".encode())
-    return total.hexdigest()[:16]
 
 
 @functools.cache

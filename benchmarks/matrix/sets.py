@@ -159,7 +159,7 @@ USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
     # Their ordering has a result of its own (benchmarks/calibration/ordering.py).
     "standard": "lower-bound,stock*,hicache*,tokencake,tokencake-temporal,tokencake-spatial,"
-    "tokencake-paper,tokencake-repo,kvflow,continuum,thunderagent,infercept,mori,"
+    "reopen-*,tokencake-paper,tokencake-repo,kvflow,continuum,thunderagent,infercept,mori,"
     "oracle-age,oracle-backfill,oracle-fcfs",
 }
 """Systems of a set where not all are usual."""

@@ -81,14 +81,18 @@ def _shown(name: str) -> str:
     return f"*{name}*" if name in DERIVED or name == LOWER_BOUND else f"`{name}`"
 
 
-def _thousands(*path: str) -> Callable[[dict], str]:
+def _shown_as(form: Callable[[float], str], path: tuple[str, ...]) -> Callable[[dict], str]:
     metric = Metric("", path)
 
     def show(figures: dict) -> str:
         value = metric.of(figures)
-        return "–" if value is None else f"{value / 1000:,.0f}"
+        return "–" if value is None else form(value)
 
     return show
+
+
+def _thousands(*path: str) -> Callable[[dict], str]:
+    return _shown_as(lambda value: f"{value / 1000:,.0f}", path)
 
 
 def _plain(*path: str) -> Callable[[dict], str]:
@@ -97,23 +101,11 @@ def _plain(*path: str) -> Callable[[dict], str]:
 
 
 def _per_cent(*path: str) -> Callable[[dict], str]:
-    metric = Metric("", path)
-
-    def show(figures: dict) -> str:
-        value = metric.of(figures)
-        return "–" if value is None else f"{100 * value:.1f}"
-
-    return show
+    return _shown_as(lambda value: f"{100 * value:.1f}", path)
 
 
 def _gigabytes(*path: str) -> Callable[[dict], str]:
-    metric = Metric("", path)
-
-    def show(figures: dict) -> str:
-        value = metric.of(figures)
-        return "–" if value is None else number(value / 1e9)
-
-    return show
+    return _shown_as(lambda value: number(value / 1e9), path)
 
 
 def _hit_share(tier: str) -> Callable[[dict], str]:

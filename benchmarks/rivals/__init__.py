@@ -4,7 +4,8 @@ Each module says which formulas it takes from where, what its source is silent a
 chosen there.
 
 All of them set ``reopens_admission``: most were published on engines that try to admit at every
-step, and none should carry SGLang's habit of trying only when a request has ended.
+step, and none should carry SGLang's habit of trying only when a request has ended. ``reopening`` is
+the control: that alone.
 """
 
 from tokencake_sglang.replay.systems import System
@@ -24,6 +25,8 @@ _LPM = ("--schedule-policy", "lpm")
 RIVALS: dict[str, System] = {
     system.name: system
     for system in (
+        _rival("reopen-fcfs", "SGLang's order; admission reopens", "reopening:Reopening"),
+        _rival("reopen-lpm", "SGLang's lpm; admission reopens", "reopening:Reopening", *_LPM),
         _rival("kvflow", "steps-to-execution eviction, next-step prefetch", "kvflow:KVFlow", *_LPM),
         _rival("continuum", "TTL pins, programs in order of arrival", "continuum:Continuum"),
         _rival("thunderagent", "working set of programs, with decay", "thunderagent:ThunderAgent"),

@@ -12,7 +12,7 @@ from benchmarks.matrix import check, one, runner, sets, store, systems, work, wo
 from benchmarks.matrix.cells import Cell, pool_tokens
 from benchmarks.matrix.execute import Outcome
 from benchmarks.matrix.figures import agents_only, compact, occupancy_series, rounded
-from benchmarks.matrix.fingerprint import fingerprint, meaning
+from benchmarks.matrix.fingerprint import _OWN, fingerprint, meaning
 from benchmarks.matrix.runner import Task
 from benchmarks.matrix.store import Machine, Record
 from benchmarks.matrix.workloads import WorkloadSpec
@@ -115,6 +115,25 @@ class TestFingerprint:
         assert fingerprint("stock") == fingerprint("hicache-lpm")
         monkeypatch.undo()
         assert fingerprint("tokencake") != fingerprint("stock")
+
+    def test_of_a_rival_leaves_out_only_what_it_never_loads(self):
+        """Else a change of TokenCake's own rules would go unnoticed in a rival's result."""
+        script = (
+            "import sys\n"
+            "from benchmarks.rivals import RIVALS\n"
+            "from tokencake_sglang.config import TokencakeConfig\n"
+            "from tokencake_sglang.engine import scheduler_hooks\n"
+            "from tokencake_sglang.engine.policy_planner import policy_class\n"
+            "for rival in RIVALS.values():\n"
+            "    policy_class(rival.flags[2])\n"
+            "print(*(m.replace('.', '/') for m in sys.modules))"
+        )
+        loaded = subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True
+        ).stdout.split()
+        assert "tokencake_sglang/engine/policy_planner" in loaded
+        for part in _OWN:
+            assert part.removesuffix(".py") not in loaded
 
 
 class TestSystems:

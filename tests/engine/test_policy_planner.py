@@ -24,6 +24,22 @@ def test_a_policy_is_told_of_a_request_with_its_size():
     assert told == [(616, 400)]
 
 
+def test_a_prompt_in_chunks_runs_once():
+    """It is in the last batch or not, as the chunks go."""
+    chunked, other = object(), object()
+    seen = []
+    planner = SimpleNamespace(
+        _look_at=lambda _queue, running: seen.append(running),
+        committed_tokens=lambda *_: 0,
+        keep_free=lambda _tokens: None,
+        _finish_upload=lambda: None,
+        policy=SimpleNamespace(decide=lambda _view: []),
+    )
+    PolicyPlanner.step(planner, [], [other, chunked], chunked)
+    PolicyPlanner.step(planner, [], [other], chunked)
+    assert seen == [[other, chunked], [other, chunked]]
+
+
 def test_pins_that_a_policy_sets_leave_what_requests_are_about_to_take():
     """SGLang takes a prompt's later chunks for granted: it dies if their slots are gone."""
     keep = Keep(AgentKey("app", "a"), "test")

@@ -188,6 +188,20 @@ def test_insure_makes_the_host_copy_that_sglang_has_not_made(harness, monkeypatc
     assert ("coder", "call_started") in harness.decisions("insure")
 
 
+def test_a_copy_waits_for_the_room_that_others_were_promised(harness, monkeypatch):
+    """It locks the agent's path: SGLang takes a prompt's later chunks for granted."""
+    monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)
+    harness.generate(prompt(12), 8, AGENT)
+    leaf = harness.planner.residents[AGENT.key].leaf_id
+    harness.planner.committed_tokens = lambda *_: 2048 - 300
+    start_call(harness, AGENT, 10.0)
+    harness.settle()
+    assert not harness.cache.is_insured(leaf)
+    del harness.planner.committed_tokens
+    harness.settle()
+    assert harness.cache.is_insured(leaf)
+
+
 def test_a_finished_agent_is_given_up_first(harness):
     first, second = AGENT, AgentTag(agent="later", application="app")
     harness.generate(prompt(12), 4, first)

@@ -20,6 +20,7 @@ from tests.server.processes import (
 from tokencake_sglang import compat
 from tokencake_sglang.config import FIELD_NAMES, ConfigError, TokencakeConfig
 from tokencake_sglang.engine.main_process import check_decision_log
+from tokencake_sglang.engine.policy_planner import check_policy
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +56,10 @@ SETTINGS = {
     "--radix-cache-backend other": ["--radix-cache-backend", "other"],
     "--tokencake-temporal: invalid choice: 'maybe'": ["--tokencake-temporal", "maybe"],
     "--tokencake-reserve-max: Input should be": ["--tokencake-reserve-max", "2"],
+    "--tokencake-policy: Value error, expected 'tokencake' or module:Class": [
+        "--tokencake-policy",
+        "nothing",
+    ],
     "reserve_maximum in ": ["--tokencake-config", "unknown_option.toml"],
 }
 """What the refusal names, and flags that must be refused."""
@@ -179,6 +184,15 @@ def test_an_address_in_use_ends_the_launcher_with_its_option(llama):
         )
     assert completed.returncode == 1
     assert last_line(completed).startswith("tokencake: --tokencake-zmq-endpoint: cannot listen")
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [("no.such:Policy", "cannot be loaded: No module"), ("json:JSONDecoder", "is not a subclass")],
+)
+def test_a_policy_that_cannot_decide_is_refused_by_name(policy, why):
+    with pytest.raises(ConfigError, match=f"^--tokencake-policy: '{policy}' {why}"):
+        check_policy(TokencakeConfig(policy=policy))
 
 
 def test_a_decision_log_that_cannot_be_written_is_refused_by_name():

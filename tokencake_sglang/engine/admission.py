@@ -73,6 +73,7 @@ def asking_adder(base: type[PrefillAdder], planner: "PolicyPlanner") -> type[Pre
                 return super().add_one_req(req, *args, **kwargs)
             request = planner.request_of(req)
             if not planner.policy.admits(request, planner):
+                planner.refused = True
                 ends = planner.policy.refusal_ends_pass
                 return AddReqResult.OTHER if ends else AddReqResult.CONTINUE
             withheld = planner.policy.withheld_tokens(request, planner)

@@ -149,6 +149,11 @@ class TokencakeCache(UnifiedRadixCache):
 
     # -- insure -------------------------------------------------------------------------------
 
+    def leaves_room(self, leaf_id: int, tokens: int) -> bool:
+        """Whether ``tokens`` slots would stay free or evictable if the path were locked."""
+        room = self.token_to_kv_pool_allocator.available_size() + self.full_evictable_size()
+        return room - self.unlocked_tokens(leaf_id) >= tokens
+
     def insure(self, leaf_id: int) -> int | None:
         """Queues host copies of the path's unbacked nodes (asynchronous, parents first).
 

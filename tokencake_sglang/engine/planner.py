@@ -10,7 +10,7 @@ from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
 from tokencake_sglang.engine.temporal import TemporalExecutor
 from tokencake_sglang.observability.decisions import Action
-from tokencake_sglang.temporal.policy import FarthestReturnFirst, TemporalPolicy
+from tokencake_sglang.temporal.policy import FarthestReturnFirst
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -30,21 +30,11 @@ class Planner(RankPlanner):
         self,
         config: TokencakeConfig,
         cache: TokencakeCache,
-        *,
-        pool_tokens: int,
-        kv_bytes_per_token: int,
-        writes_log: bool,
-        temporal_policy: TemporalPolicy | None = None,
+        **facts: Any,
     ) -> None:
-        super().__init__(
-            config,
-            cache,
-            pool_tokens=pool_tokens,
-            kv_bytes_per_token=kv_bytes_per_token,
-            writes_log=writes_log,
-        )
-        policy = temporal_policy or FarthestReturnFirst(
-            link_tokens_per_s=config.link_bytes_per_s / kv_bytes_per_token,
+        super().__init__(config, cache, **facts)
+        policy = FarthestReturnFirst(
+            link_tokens_per_s=config.link_bytes_per_s / self.kv_bytes_per_token,
             lead_s=config.upload_lead_s,
         )
         self.temporal = TemporalExecutor(
@@ -53,12 +43,12 @@ class Planner(RankPlanner):
             policy,
             self.residents,
             self.log,
-            hold_budget_tokens=int(config.hold_max * pool_tokens),
+            hold_budget_tokens=int(config.hold_max * self.pool_tokens),
             host_budget_tokens=int(
                 config.host_hold_max * cache.cache_controller.mem_pool_host.size
             ),
         )
-        self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, pool_tokens)
+        self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
 
     # -- the event log ------------------------------------------------------------------------
 

@@ -34,6 +34,16 @@ NO_AUTOMATIC_BACKUP = 1 << 30
 """Hits after which HiCache would copy a node by itself: never."""
 
 
+def check_policy(config: TokencakeConfig) -> None:
+    """Looks for the class that a scheduler asks for only after the model was loaded.
+
+    Raises:
+        ConfigError: as ``policy_class``.
+    """
+    if config.policy != "tokencake":
+        policy_class(config.policy)
+
+
 def policy_class(name: str) -> type[Policy]:
     """The class that ``module:Class`` names.
 
@@ -44,9 +54,11 @@ def policy_class(name: str) -> type[Policy]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"policy: {name!r} cannot be loaded: {error}") from None
+        raise ConfigError(f"--tokencake-policy: {name!r} cannot be loaded: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise ConfigError(f"policy: {name!r} is not a tokencake_sglang.policy.Policy")
+        raise ConfigError(
+            f"--tokencake-policy: {name!r} is not a subclass of tokencake_sglang.policy.Policy"
+        )
     return found
 
 
@@ -57,23 +69,14 @@ class PolicyPlanner(RankPlanner):
         self,
         config: TokencakeConfig,
         cache: TokencakeCache,
-        *,
-        pool_tokens: int,
-        kv_bytes_per_token: int,
-        writes_log: bool,
+        **facts: Any,
     ) -> None:
-        super().__init__(
-            config,
-            cache,
-            pool_tokens=pool_tokens,
-            kv_bytes_per_token=kv_bytes_per_token,
-            writes_log=writes_log,
-        )
+        super().__init__(config, cache, **facts)
         self.machine = Machine(
-            pool_tokens=pool_tokens,
+            pool_tokens=self.pool_tokens,
             host_tokens=cache.cache_controller.mem_pool_host.size,
             page_size=cache.page_size,
-            link_tokens_per_s=config.link_bytes_per_s / kv_bytes_per_token,
+            link_tokens_per_s=config.link_bytes_per_s / self.kv_bytes_per_token,
         )
         self.policy = policy_class(config.policy)(self.machine)
         if not self.policy.automatic_backup:
@@ -87,6 +90,9 @@ class PolicyPlanner(RankPlanner):
         self._kept: dict[AgentKey, Resident] = {}  # oldest pin first
         self._uploading: AgentKey | None = None
         self._keep_free_tokens = self._committed_tokens = 0
+        self.refused = False
+        """Whether the policy refused a request in this attempt at admission."""
+        self._refused_all = False
 
     # -- the view -----------------------------------------------------------------------------
 
@@ -170,7 +176,9 @@ class PolicyPlanner(RankPlanner):
     def step(
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
-        self._look_at(waiting_queue, running if chunked is None else [*running, chunked])
+        if chunked is not None and not any(req is chunked for req in running):
+            running = [*running, chunked]
+        self._look_at(waiting_queue, running)
         committed_tokens = self.committed_tokens(running, chunked)
         self.keep_free(committed_tokens)
         self._committed_tokens = committed_tokens
@@ -180,8 +188,19 @@ class PolicyPlanner(RankPlanner):
             self._apply(decision)
         self.keep_free(committed_tokens)  # once more: pins are not asked whether there is room
 
+    def closes_admission(self, *, admitted: bool) -> bool:
+        memory_full = super().closes_admission(admitted=admitted)
+        self._refused_all = self.refused and not admitted
+        self.refused = False
+        return memory_full or self._refused_all
+
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
-        return self.policy.reopens_admission and self.has_changed(waiting_queue)
+        if self.has_changed(waiting_queue):
+            return self.policy.reopens_admission or self._refused_all
+        if not self._refused_all:
+            return False
+        self.order(waiting_queue)
+        return any(self.policy.admits(request, self) for request in self.queue)
 
     def order(self, waiting_queue: "list[Req]") -> None:
         if not waiting_queue:
@@ -257,8 +276,7 @@ class PolicyPlanner(RankPlanner):
 
     def _insure(self, decision: Insure, resident: Resident) -> None:
         """A copy locks the path until it is done: what others are sure to take must be left."""
-        left = self.free_tokens + self.evictable_tokens
-        if left - self.cache.unlocked_tokens(resident.leaf_id) < self._committed_tokens:
+        if not self.cache.leaves_room(resident.leaf_id, self._committed_tokens):
             return
         if tokens := self.cache.insure(resident.leaf_id):
             self._record(decision, Action.INSURE, tokens)

@@ -193,6 +193,17 @@ class RankPlanner(ABC):
         self.left_waiting_requests = len(waiting_queue)
         self._left_room_tokens = self._room_tokens()
 
+    def closes_admission(self, *, admitted: bool) -> bool:
+        """Whether another attempt is pointless until something changes; asked after each one.
+
+        SGLang closes it for a request that does not fit. Every attempt matches waiting prompts.
+
+        Args:
+            admitted: whether the attempt formed a batch.
+        """
+        memory_full, self.found_memory_full = self.found_memory_full, False
+        return memory_full
+
     def has_changed(self, waiting_queue: "list[Req]") -> bool:
         """Whether a request has come, or memory has become free or evictable, since then."""
         return (

@@ -9,7 +9,6 @@ from tokencake_sglang.engine.messages import (
     TokencakeStatusReply,
     TokencakeStatusReq,
 )
-from tokencake_sglang.engine.planner import Planner
 from tokencake_sglang.engine.rank import RankPlanner
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ _ADDER = "_tokencake_adder"
 def make_planner(config: TokencakeConfig, cache: TokencakeCache, **facts: Any) -> RankPlanner:
     """TokenCake's own planner, or the mechanism under the policy that the configuration names."""
     if config.policy == "tokencake":
+        from tokencake_sglang.engine.planner import Planner
+
         return Planner(config, cache, **facts)
     from tokencake_sglang.engine.policy_planner import PolicyPlanner
 
@@ -84,8 +85,6 @@ class SchedulerHooks:
     ) -> None:
         """AFTER, once a step before admission: finished transfers are reaped, nothing is matched."""
         planner = planner_of(scheduler)
-        if planner.reopens_admission(scheduler.waiting_queue):
-            scheduler.running_batch.batch_is_full = False
         running = list(scheduler.running_batch.reqs)
         last = scheduler.last_batch
         if (
@@ -95,6 +94,10 @@ class SchedulerHooks:
         ):
             running += last.reqs  # just prefilled: SGLang merges them after this hook
         planner.step(scheduler.waiting_queue, running, scheduler.chunked_req)
+        if scheduler.running_batch.batch_is_full and planner.reopens_admission(
+            scheduler.waiting_queue
+        ):
+            scheduler.running_batch.batch_is_full = False
 
     def get_new_batch_prefill(
         self,
@@ -107,12 +110,10 @@ class SchedulerHooks:
         planner = planner_of(scheduler)
         batch: ScheduleBatch | None = plan.batch_to_run
         planner.admission_over(scheduler.waiting_queue)
-        if planner.found_memory_full:
-            planner.found_memory_full = False
-            # As SGLang does for a request that does not fit: no further attempt, each of which
-            # matches every waiting prompt, before something ends or comes.
-            if batch is not None or not plan.running_batch.is_empty():
-                plan.running_batch.batch_is_full = True
+        if planner.closes_admission(admitted=batch is not None) and (
+            batch is not None or not plan.running_batch.is_empty()
+        ):
+            plan.running_batch.batch_is_full = True
         if batch is not None:
             planner.batch_admitted(batch)
         elif (

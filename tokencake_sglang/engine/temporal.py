@@ -48,6 +48,7 @@ class TemporalExecutor:
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
         self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
         self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
+        self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -60,7 +61,7 @@ class TemporalExecutor:
             return
         self._unhold(resident, call.started_s, "another_call_started")
         self._expect(resident)
-        self._insure(resident, call.started_s)
+        self._uninsured[agent.key] = resident
 
     def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
         self._call_over(agent, call)
@@ -164,6 +165,7 @@ class TemporalExecutor:
     def forget(self, key: AgentKey) -> None:
         self._dead.pop(key, None)
         self._waiting.pop(key, None)
+        self._uninsured.pop(key, None)
 
     def turn_ended(self, resident: Resident) -> None:
         """A new turn's KV is in the tree."""
@@ -173,13 +175,14 @@ class TemporalExecutor:
             self._dead[resident.agent.key] = resident
         elif resident.agent.calls:  # announced while the turn was still being streamed
             self._expect(resident)
-            self._insure(resident, resident.agent.last_event_s)
+            self._uninsured[resident.agent.key] = resident
 
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
         self._waiting.clear()
         self._dead.clear()
         self._held.clear()
+        self._uninsured.clear()
 
     # -- each step ----------------------------------------------------------------------------
 
@@ -196,6 +199,8 @@ class TemporalExecutor:
         self._measure_step(now_s)
         if not self._waiting and not self._dead:
             return
+        for resident in list(self._uninsured.values()):
+            self._insure(resident, now_s, keep_free_tokens)
         for resident in list(self._waiting.values()):
             self._advance(resident, now_s)
         # While a queue waits, an upload would only take what it waits for, and the agent's own
@@ -227,8 +232,15 @@ class TemporalExecutor:
         self._unhold(victim, now_s, reason)
         return True
 
-    def _insure(self, resident: Resident, now_s: float) -> None:
-        queued = self.cache.insure(resident.leaf_id)
+    def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> None:
+        """A copy locks the path until it is done: what others are sure to take must be left."""
+        leaf_id = resident.leaf_id
+        if self.cache.uncopied_tokens(leaf_id) and not self.cache.leaves_room(
+            leaf_id, keep_free_tokens
+        ):
+            return  # the next step may have the room
+        del self._uninsured[resident.agent.key]
+        queued = self.cache.insure(leaf_id)
         if queued is None:
             self.log.record(now_s, resident.agent.key, Action.INSURE, "host_full")
         elif queued:
@@ -395,6 +407,7 @@ class TemporalExecutor:
 
     def _end_gap(self, resident: Resident) -> None:
         self._waiting.pop(resident.agent.key, None)
+        self._uninsured.pop(resident.agent.key, None)
         resident.residence = Residence.DEVICE
         resident.return_s = None
         resident.gap = None

@@ -1,1 +1,1 @@
-"""Workloads: what agents asked and when, replayed in a closed loop on any server. Pure."""
+"""Workloads: what agents asked and when; recorded, replayed in virtual time, and judged."""

@@ -44,8 +44,8 @@ class PoolShares(msgspec.Struct, frozen=True, kw_only=True):
 class Occupancy:
     """Samples a TimeWarp's pool; changes nothing in it.
 
-    Only ``match_full_device_prefix`` and ``collect_path_info`` look into the radix tree: both
-    tree cores have them, and neither splits a node or marks it as used.
+    Only ``TimeWarp.cached_prefix`` and the tree's ``collect_path_info`` look into it: neither
+    splits a node or marks it as used, on either tree core.
 
     Args:
         interval_s: virtual seconds between samples. A sample is taken at the first turn of the
@@ -134,8 +134,6 @@ class Occupancy:
 
     def _match(self, claim: Claim) -> tuple[int, int]:
         """How many of the claim's tokens are on the device, and the last one's node."""
-        from sglang.srt.mem_cache.radix_cache import RadixKey
-
         request = self._warp.requests.get(claim.request_id)
         tokens: Any  # arrays, as the tree's own keys are
         if request is None:
@@ -145,9 +143,7 @@ class Occupancy:
         else:
             tokens = request.prompt
             tokens = tokens + request.output
-        core = self._warp.scheduler.tree_cache.tree_core
-        matched, node_id, _ = core.match_full_device_prefix(RadixKey(tokens, limit=claim.tokens))
-        return matched, node_id
+        return self._warp.cached_prefix(tokens, claim.tokens)
 
     def _finished_s(self, request_id: str) -> float | None:
         request = self._warp.requests.get(request_id)

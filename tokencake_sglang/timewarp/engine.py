@@ -129,6 +129,15 @@ class TimeWarp:
         if self.front_door is not None:
             self.front_door.submit(signal)
 
+    def cached_prefix(self, tokens: Any, limit: int) -> tuple[int, int]:
+        """How many of the first ``limit`` tokens (an array) the device holds, and the last one's
+        node. Reads the tree only: nothing is split or marked as used."""
+        from sglang.srt.mem_cache.radix_cache import RadixKey
+
+        core = self.scheduler.tree_cache.tree_core
+        matched, node_id, _ = core.match_full_device_prefix(RadixKey(tokens, limit=limit))
+        return matched, node_id
+
     def run(self) -> None:
         """Runs until every timer has fired and every request has finished.
 
