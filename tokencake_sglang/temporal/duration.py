@@ -1,12 +1,32 @@
-"""How long a tool call will last: the caller's word, else the tool's history, else a default."""
+"""How long a tool call will last: a distribution from history, the caller's word and the clock."""
 
+import math
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import median
+from pathlib import Path
+from typing import Any, Self
 
-HISTORY_PER_TOOL = 32
-MAX_TOOLS = 4096
+import msgspec
+
+from tokencake_sglang.temporal.durations import storage
+from tokencake_sglang.temporal.durations.distribution import Distribution
+from tokencake_sglang.temporal.durations.estimates import Estimates
+from tokencake_sglang.temporal.durations.grid import (
+    BINS,
+    LEAST_S,
+    MOST_S,
+    RATIO_BINS,
+    bin_of,
+    log_logistic,
+)
+from tokencake_sglang.temporal.durations.history import LEVELS, CallFeatures, History, Trust
+from tokencake_sglang.temporal.durations.recent import HISTORY_PER_TOOL, MAX_TOOLS, RecentMedians
+from tokencake_sglang.temporal.durations.stages import in_sequence
+from tokencake_sglang.temporal.durations.storage import State, StoredHistogram
+
+MAX_STATE_BYTES = 20 * 2**20
+"""A model's memory, however many calls of whatever names (of at most 256 characters) it sees."""
 
 
 class Source(StrEnum):
@@ -24,29 +44,170 @@ class Prediction:
 
 
 class DurationModel:
-    """Per-tool history with bounded memory.
+    """Learns from finished calls; the same calls in the same order give the same predictions.
 
-    The median of a tool's last calls, because tool times are heavy-tailed: one ten-minute test
-    run must not keep the KV of every later 100 ms call out of the device.
+    ``expect`` and ``observe`` are for a scheduler's loop: some ten microseconds each. ``predict``
+    is the plain number: the caller's word, else the median of the tool's last calls, for tool times
+    are heavy-tailed: one ten-minute test run must not keep the KV of every later 100 ms call out of
+    the device.
     """
 
     def __init__(self, default_s: float) -> None:
         self.default_s = default_s
-        self._history: OrderedDict[str, deque[float]] = OrderedDict()
+        self._history = History(log_logistic(max(default_s, LEAST_S), 1.0))
+        self._estimates = Estimates()
+        self._recent = RecentMedians()
+
+    # -- one number ---------------------------------------------------------------------------
 
     def predict(self, tool: str, given_s: float | None = None) -> Prediction:
         """What to expect of a call that starts now; changes nothing."""
         if given_s is not None:
             return Prediction(given_s, Source.GIVEN)
-        history = self._history.get(tool)
-        if history:
-            return Prediction(median(history), Source.HISTORY)
+        median_s = self._recent.get(tool)
+        if median_s is not None:
+            return Prediction(median_s, Source.HISTORY)
         return Prediction(self.default_s, Source.DEFAULT)
 
-    def observe(self, tool: str, duration_s: float) -> None:
-        """Learns from a finished call; the tool longest unseen is forgotten when there are many."""
-        history = self._history.setdefault(tool, deque(maxlen=HISTORY_PER_TOOL))
-        history.append(max(0.0, duration_s))
-        self._history.move_to_end(tool)
-        while len(self._history) > MAX_TOOLS:
-            self._history.popitem(last=False)
+    # -- distributions ------------------------------------------------------------------------
+
+    def expect(self, call: CallFeatures) -> Distribution:
+        """What to expect of a call that starts now; changes nothing."""
+        if call.stages and self._knows_stages(call, call.stages):
+            staged = in_sequence([self._stage(call, stage) for stage in call.stages])
+            mass = staged.mass
+        else:
+            mass = self._history.mass(call)
+        if call.given_s is not None:
+            caller, known = (call.tool, call.agent_type), self._history.count(call)
+            mass = self._estimates.mix(caller, known, call.given_s, mass)
+        return Distribution(mass)
+
+    def expect_after(self, call: CallFeatures, finished: int, elapsed_s: float) -> Distribution:
+        """Of a running call whose first ``finished`` stages took ``elapsed_s``; its whole length.
+
+        Where a stage to come has no history, what the whole call was expected to take.
+        """
+        left = call.stages[finished:]
+        if not self._knows_stages(call, left):
+            return self.expect(replace(call, stages=()))
+        return in_sequence([self._stage(call, stage) for stage in left], elapsed_s)
+
+    def source(self, call: CallFeatures) -> Source:
+        """What most of ``expect``'s answer rests on."""
+        known = self._history.count(call)
+        if call.given_s is not None:
+            history, *_ = self._estimates.weights((call.tool, call.agent_type), known)
+            if history < 0.5:
+                return Source.GIVEN
+        return Source.HISTORY if known else Source.DEFAULT
+
+    def _knows_stages(self, call: CallFeatures, stages: tuple[str, ...]) -> bool:
+        return all(self._history.count(_of_stage(call, stage)) for stage in stages)
+
+    def _stage(self, call: CallFeatures, stage: str) -> Distribution:
+        return Distribution(self._history.mass(_of_stage(call, stage)))
+
+    def observe(self, call: CallFeatures | str, duration_s: float) -> None:
+        """Learns from a finished call; a bare name is its tool.
+
+        Raises:
+            ValueError: a length that is no number; nothing is learned then.
+        """
+        if math.isnan(duration_s):
+            raise ValueError(f"duration_s: expected seconds, got {duration_s!r}")
+        if isinstance(call, str):
+            call = CallFeatures(tool=call)
+        duration_s = max(0.0, duration_s)
+        self._recent.observe(call.tool, duration_s)
+        duration_s = min(duration_s, MOST_S)
+        if call.given_s is not None:
+            before = self._history.mass(call)
+            caller, index = (call.tool, call.agent_type), bin_of(duration_s)
+            self._estimates.observe(caller, call.given_s, duration_s, index, before)
+        self._history.observe(call, duration_s)
+
+    def observe_stage(self, call: CallFeatures, stage: str, duration_s: float) -> None:
+        """Learns from one finished stage of a call; the whole call is told to ``observe``."""
+        self._history.observe(_of_stage(call, stage), min(max(0.0, duration_s), MOST_S))
+
+    # -- across restarts ----------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values and bytes; ``from_dict`` makes an equal model of them."""
+        return storage.to_dict(self._state())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises ValueError for what ``to_dict`` of this version has not made."""
+        try:
+            state = msgspec.convert(values, State)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"durations: {error}") from None
+        state.check()
+        return cls._of(state)
+
+    def save(self, path: Path) -> None:
+        """Replaces the file in one step."""
+        storage.write(path, self._state())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises ValueError, naming the file, for one that is unreadable or not of this version."""
+        state = storage.read(path)
+        try:
+            return cls._of(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged ({error}); remove it to begin anew") from error
+
+    def _state(self) -> State:
+        history, estimates = self._history, self._estimates
+        return State(
+            default_s=self.default_s,
+            nodes=[(key, StoredHistogram.of(node)) for key, node in history.nodes.items()],
+            level_scores=[list(trust.scores) for trust in history.trust],
+            ratios=StoredHistogram.of(estimates.ratios),
+            scores=list(estimates.scores),
+            callers=[
+                (caller, StoredHistogram.of(ratios), list(scores))
+                for caller, (ratios, scores) in estimates.callers.items()
+            ],
+            recent=[(tool, list(last)) for tool, last in self._recent.by_tool.items()],
+        )
+
+    @classmethod
+    def _of(cls, state: State) -> Self:
+        model = cls(state.default_s)
+        history, estimates = model._history, model._estimates
+        history.nodes = OrderedDict((key, node.restore(BINS)) for key, node in state.nodes)
+        history.trust = [
+            Trust(level, list(scores))
+            for level, scores in zip(LEVELS, state.level_scores, strict=True)
+        ]
+        estimates.ratios = state.ratios.restore(RATIO_BINS)
+        estimates.scores = list(state.scores)
+        estimates.callers = OrderedDict(
+            (caller, (ratios.restore(RATIO_BINS), list(scores)))
+            for caller, ratios, scores in state.callers
+        )
+        model._recent.by_tool = OrderedDict(
+            (tool, deque(last, maxlen=HISTORY_PER_TOOL)) for tool, last in state.recent
+        )
+        return model
+
+
+def _of_stage(call: CallFeatures, stage: str) -> CallFeatures:
+    """A stage's history is that of a tool of its own; NUL is in no tool's name by accident."""
+    return replace(call, tool=f"{call.tool or ''}\0{stage}", given_s=None, stages=())
+
+
+__all__ = [
+    "HISTORY_PER_TOOL",
+    "MAX_STATE_BYTES",
+    "MAX_TOOLS",
+    "CallFeatures",
+    "Distribution",
+    "DurationModel",
+    "Prediction",
+    "Source",
+]

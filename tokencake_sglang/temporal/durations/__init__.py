@@ -1,0 +1,1 @@
+"""Distributions of durations: learned from history, from estimates, and while a call runs."""
