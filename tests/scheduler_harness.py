@@ -17,6 +17,7 @@ from tests.models import tiny_llama
 from tokencake_sglang.agents.events import AnyEvent, RequestBegin, RequestEnd, Tick
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.plugin import RESOLVED_VARIABLE
+from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.timewarp.scheduler import start_scheduler, tokenized
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -160,6 +161,8 @@ class SchedulerHarness:
         self.planner.log.recent.clear()
         self.planner.log.counts.clear()
         self.planner.log.tokens.clear()
+        if (temporal := getattr(self.planner, "temporal", None)) is not None:
+            temporal.durations = DurationModel(temporal.durations.default_s)
 
     def finish_everything(self) -> None:
         """Ends all requests and forgets all agents, as time would."""

@@ -109,11 +109,14 @@ def test_a_hold_lapses_when_nobody_comes(harness):
     assert harness.planner.temporal.snapshot()["held"] == 0
 
 
-def test_an_overdue_call_is_expected_to_take_as_long_again(harness):
+def test_the_longer_a_call_lasts_the_more_is_to_come(harness):
     stalled_agent(harness, predicted_s=10.0)
-    harness.at(harness.now_s + 40.0)
-    harness.step()
-    assert harness.planner.residents[AGENT.key].return_s == harness.now_s + 40.0
+    started_s, rests = harness.now_s, []
+    for elapsed_s in (20.0, 100.0, 500.0):
+        harness.at(started_s + elapsed_s)
+        harness.step()
+        rests.append(harness.planner.residents[AGENT.key].return_s - harness.now_s)
+    assert 0.0 < rests[0] < rests[1] < rests[2]
 
 
 def test_an_early_finish_uploads_at_once(harness):

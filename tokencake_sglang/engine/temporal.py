@@ -8,13 +8,31 @@ from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
 from tokencake_sglang.observability.decisions import Action, DecisionLog
-from tokencake_sglang.temporal.duration import DurationModel
+from tokencake_sglang.temporal.duration import CallFeatures, DurationModel, Source
 from tokencake_sglang.temporal.policy import Idle, TemporalPolicy
 
 LONGEST_STEP_S = 5.0
 """A longer silence is not a step: no tick was sent because no call was open."""
 
 STEP_GAP_DECAY = 0.9
+
+REVISION_S = 1.0
+REVISION_SHARE = 0.25
+"""A running call's end is predicted anew after so much of the time that it has lasted, at least
+after ``REVISION_S``: a hundred times in a call of an hour."""
+
+GRID = 0.06
+"""The width of the duration model's bins: within one, the caller's own number is as good."""
+
+
+def _features(agent: Agent, call: Call) -> CallFeatures:
+    return CallFeatures(
+        tool=call.tool,
+        agent_type=agent.agent_type,
+        application=agent.key.application,
+        given_s=call.predicted_s,
+        argument_key=call.arguments_digest,
+    )
 
 
 class TemporalExecutor:
@@ -49,23 +67,24 @@ class TemporalExecutor:
         self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
         self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
         self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
+        self._revise_s: dict[AgentKey, float] = {}  # when to look at a running call again
 
     # -- what happens to agents ---------------------------------------------------------------
 
     def call_started(self, agent: Agent, call: Call) -> None:
-        prediction = self.durations.predict(call.tool, call.predicted_s)
         ends = self._expected_end_s.setdefault(agent.key, {})
-        ends[call.call_id] = call.started_s + prediction.duration_s
+        ends[call.call_id] = self._expected_end(agent, call, call.started_s)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
         self._unhold(resident, call.started_s, "another_call_started")
         self._expect(resident)
+        self._revise_s[agent.key] = call.started_s + REVISION_S
         self._uninsured[agent.key] = resident
 
     def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
         self._call_over(agent, call)
-        self.durations.observe(call.tool, now_s - call.started_s)
+        self.durations.observe(_features(agent, call), now_s - call.started_s)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
@@ -164,6 +183,7 @@ class TemporalExecutor:
 
     def forget(self, key: AgentKey) -> None:
         self._dead.pop(key, None)
+        self._revise_s.pop(key, None)
         self._waiting.pop(key, None)
         self._uninsured.pop(key, None)
 
@@ -183,6 +203,7 @@ class TemporalExecutor:
         self._dead.clear()
         self._held.clear()
         self._uninsured.clear()
+        self._revise_s.clear()
 
     # -- each step ----------------------------------------------------------------------------
 
@@ -266,21 +287,40 @@ class TemporalExecutor:
         elif now_s >= resident.return_s + self.config.hold_timeout_s:
             self._unhold(resident, now_s, "overdue")
             if resident.agent.calls:
-                self._expect_later(resident, now_s)
+                self._revise(resident, now_s)
             else:
                 self._end_gap(resident)
+        elif now_s >= self._revise_s.get(resident.agent.key, math.inf) and resident.agent.calls:
+            self._revise(resident, now_s)
 
-    def _expect_later(self, resident: Resident, now_s: float) -> None:
-        """An overdue call is expected to take as long again as it has taken.
-
-        Tool times are heavy-tailed: for a power law the expected rest grows with the time elapsed.
-        """
-        ends = self._expected_end_s[resident.agent.key]
-        for call in resident.agent.calls.values():
-            if ends[call.call_id] <= now_s:
-                elapsed_s = max(now_s - call.started_s, self.config.default_call_s)
-                ends[call.call_id] = now_s + elapsed_s
+    def _revise(self, resident: Resident, now_s: float) -> None:
+        """What is expected of calls that still run: the longer they last, the more is to come."""
+        agent = resident.agent
+        ends = self._expected_end_s[agent.key]
+        longest_s = 0.0
+        for call in agent.calls.values():
+            ends[call.call_id] = self._expected_end(agent, call, now_s)
+            longest_s = max(longest_s, now_s - call.started_s)
+        self._revise_s[agent.key] = now_s + max(REVISION_S, REVISION_SHARE * longest_s)
         self._expect(resident)
+
+    def _expected_end(self, agent: Agent, call: Call, now_s: float) -> float:
+        """The median, given that the call has not ended by ``now_s``.
+
+        The distribution is made anew each time: kept, it would be the largest thing an agent has.
+        """
+        elapsed_s = now_s - call.started_s
+        features, given_s = _features(agent, call), call.predicted_s
+        expected = self.durations.expect(features)
+        median_s = expected.quantile(0.5)
+        if given_s is not None and self.durations.source(features) is Source.GIVEN:
+            if abs(median_s - given_s) < GRID * given_s:
+                median_s = given_s  # finer than the distribution's grid
+            if elapsed_s < median_s:
+                return call.started_s + median_s  # the caller's word holds until its time is up
+        if elapsed_s > 0.0:
+            median_s = expected.quantile(0.5, elapsed_s)
+        return call.started_s + median_s
 
     def _finish_piece(self, resident: Resident, now_s: float) -> None:
         if self.cache.is_uploading(resident.leaf_id):
@@ -407,6 +447,7 @@ class TemporalExecutor:
 
     def _end_gap(self, resident: Resident) -> None:
         self._waiting.pop(resident.agent.key, None)
+        self._revise_s.pop(resident.agent.key, None)
         self._uninsured.pop(resident.agent.key, None)
         resident.residence = Residence.DEVICE
         resident.return_s = None

@@ -1,0 +1,107 @@
+"""Which applications take part, on a real scheduler with a pool of 2,048 tokens."""
+
+import pytest
+
+from tests.engine.scenarios import prompt, start_call
+from tokencake_sglang.agents.events import AgentFinish
+from tokencake_sglang.agents.identity import AgentTag
+
+OLD = AgentTag(agent="o", application="old")
+NEW = AgentTag(agent="n", application="new")
+
+
+@pytest.fixture
+def taken(harness):
+    """The old application stopped in a call; its demand fills three quarters of the pool."""
+    harness.generate(prompt(1, 1500), 4, OLD)
+    start_call(harness, OLD, 300.0)
+    return harness
+
+
+def waiting(harness) -> list[str]:
+    return [req.rid for req in harness.scheduler.waiting_queue]
+
+
+def test_a_newcomer_waits_although_the_memory_is_free(taken):
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(5)
+    assert waiting(taken) == [newcomer]
+    assert taken.planner.log.counts["defer.working_set"] > 0
+    taken.run(running, newcomer)
+
+
+def test_it_enters_when_a_member_has_left(taken):
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(5)
+    taken.send(AgentFinish(agent=OLD.agent, application=OLD.application))
+    taken.step(8)
+    assert newcomer in taken.finished
+    assert running not in taken.finished
+    taken.run(running)
+
+
+def test_it_enters_when_a_member_turns_out_to_be_idle_mostly(taken):
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(5)
+    taken.at(taken.now_s + 60.0)
+    taken.step(8)
+    assert newcomer in taken.finished
+    taken.run(running)
+
+
+def test_an_attempt_in_vain_is_not_repeated(taken):
+    """Each one matches the prompts that wait."""
+    running = taken.submit(prompt(2, 100), 100)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(2)
+    before = taken.planner.log.counts["defer.working_set"]
+    taken.step(20)
+    assert taken.planner.log.counts["defer.working_set"] == before
+    taken.run(running, newcomer)
+
+
+def test_members_and_untagged_requests_pass_those_outside(taken):
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(3)
+    member = taken.submit(prompt(4, 100), 2, AgentTag(agent="second", application="old"))
+    untagged = taken.submit(prompt(5, 100), 2)
+    taken.step(6)
+    assert member in taken.finished
+    assert untagged in taken.finished
+    assert waiting(taken) == [newcomer]
+    taken.run(running, newcomer)
+
+
+def test_whoever_is_alone_is_taken_in(taken):
+    newcomer = taken.submit(prompt(3, 1900), 4, NEW)
+    taken.run(newcomer, limit=20)
+
+
+def test_who_fell_silent_makes_room_and_comes_back(harness):
+    harness.generate(prompt(1, 1500), 4, OLD)  # no call is announced
+    running = harness.submit(prompt(2, 100), 300)
+    harness.step(2)
+    harness.at(harness.now_s + 6.0)
+    newcomer = harness.submit(prompt(3, 900), 4, NEW)
+    harness.step(8)
+    assert newcomer in harness.finished
+    assert "old" not in harness.planner.spatial.working_set
+    again = harness.submit(prompt(1, 1500), 4, OLD)
+    harness.run(again, running)
+
+
+def test_a_finished_application_leaves_nothing_behind(taken):
+    spatial = taken.planner.spatial
+    taken.send(AgentFinish(agent=OLD.agent, application=OLD.application))
+    taken.step()
+    assert len(spatial.working_set.members) == 0
+    assert spatial._agents == {} == spatial._running

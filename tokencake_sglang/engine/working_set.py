@@ -1,0 +1,32 @@
+"""Admission that keeps applications outside the working set waiting."""
+
+from typing import TYPE_CHECKING
+
+from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+    from tokencake_sglang.engine.planner import Planner
+
+
+def working_set_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillAdder]:
+    """A PrefillAdder on top of ``base`` that takes newcomers in while there is room for them."""
+
+    class WorkingSetPrefillAdder(base):
+        def add_one_req(self, req: "Req", *args, **kwargs):
+            alone = not self.can_run_list and not (
+                self.running_batch is not None and self.running_batch.reqs
+            )
+            if not alone and planner.spatial.is_outside(req):
+                planner.kept_outside(req)
+                # The queue's order puts all that are outside last, behind them untagged requests
+                # at most. Each one that is looked at has its prompt matched.
+                behind = planner.spatial.untagged_waiting
+                return AddReqResult.CONTINUE if behind else AddReqResult.OTHER
+            result = super().add_one_req(req, *args, **kwargs)
+            if self.can_run_list and self.can_run_list[-1] is req:
+                planner.spatial.enters(req)
+            return result
+
+    return WorkingSetPrefillAdder
