@@ -22,6 +22,11 @@ _EVERY = (
     "benchmarks/matrix/figures.py",
     "benchmarks/matrix/workloads.py",
 )
+# For the scores of the duration model (benchmarks/durations), in no cell.
+_NEVER = (
+    "benchmarks/data/tool_calls_miniswe.csv.gz",
+    "benchmarks/data/tool_calls_weka.csv.gz",
+)
 # Without the flag the server is stock SGLang: these do not count for SGLang's own settings.
 _EXTENSION = ("tokencake_sglang",)
 _RIVALS = ("tokencake_sglang", "benchmarks/rivals")
@@ -51,7 +56,7 @@ def fingerprint(system_name: str) -> str:
 
 @functools.cache
 def _fingerprint(parts: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
-    files = _files(parts) - _files(without)
+    files = _files(parts) - _files(without) - {REPOSITORY / name for name in _NEVER}
     total = hashlib.sha256()
     for file in sorted(files):
         total.update(f"{file.relative_to(REPOSITORY)}\n{_digest(file)}\n".encode())
