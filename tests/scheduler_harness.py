@@ -23,6 +23,11 @@ from tokencake_sglang.timewarp.scheduler import start_scheduler, tokenized
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def _number(rid: str) -> str:
+    """A front door's number of a request, which is not SGLang's rid."""
+    return f"number of {rid}"
+
+
 class SchedulerHarness:
     """Drives a Scheduler step by step with requests and events.
 
@@ -107,7 +112,7 @@ class SchedulerHarness:
         """Queues a greedy request of exactly ``new_tokens`` output tokens; returns its rid."""
         rid = f"r{next(self._rids)}"
         if tag is not None:
-            self.send(RequestBegin(rid=rid, tag=tag))
+            self.send(RequestBegin(rid=_number(rid), tag=tag))
         self._inbox.append(tokenized(rid, ids, new_tokens, tag=tag))
         self._submitted.add(rid)
         if tag is not None:
@@ -162,7 +167,7 @@ class SchedulerHarness:
         self.planner.log.counts.clear()
         self.planner.log.tokens.clear()
         if (temporal := getattr(self.planner, "temporal", None)) is not None:
-            temporal.durations = DurationModel(temporal.durations.default_s)
+            temporal.durations_known(DurationModel(temporal.returns.durations.default_s))
 
     def finish_everything(self) -> None:
         """Ends all requests and forgets all agents, as time would."""
@@ -181,7 +186,7 @@ class SchedulerHarness:
 
         self._inbox.append(AbortReq(rid=rid))
         if rid in self._tagged:
-            self.send(RequestEnd(rid=rid))
+            self.send(RequestEnd(rid=_number(rid)))
         self._submitted.discard(rid)
 
     def decisions(self, action: str) -> list[tuple[str, str]]:
@@ -209,7 +214,7 @@ class SchedulerHarness:
                 self.finished_at_step[req.rid] = self.steps
                 self.retractions += req.retraction_count
                 if req.rid in self._tagged:
-                    self.send(RequestEnd(rid=req.rid))
+                    self.send(RequestEnd(rid=_number(req.rid)))
 
     def _seed_weights(self) -> None:
         import torch

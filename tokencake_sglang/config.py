@@ -51,19 +51,19 @@ class TokencakeConfig:
         Switch, Field(description="swap idle agents' KV out during tool calls and back in time")
     ] = "on"
     spatial: Annotated[
-        Switch, Field(description="reserve KV for critical agents and order the queue by agent")
+        Switch,
+        Field(
+            description="order the queue by application, let new ones wait while those that take "
+            "part need the memory, reserve KV for critical agents"
+        ),
     ] = "on"
     reserve_max: Annotated[
         Fraction, Field(description="most of the KV pool that critical agents can reserve and pin")
-    ] = 0.1
+    ] = 0.0
     hold_max: Annotated[
         Fraction,
         Field(description="most of the KV pool that uploaded prefixes hold until their request"),
     ] = 0.3
-    host_hold_max: Annotated[
-        Fraction,
-        Field(description="most of the host tier that swapped-out agents keep from eviction"),
-    ] = 0.5
     zmq_endpoint: Annotated[
         str | None,
         Field(
@@ -106,6 +106,17 @@ class TokencakeConfig:
         Annotated[float, Field(gt=0.0)],
         Field(description="speed of the link between host and device, one way (PCIe 4 x16: 25e9)"),
     ] = 25e9
+    expected_agents: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(
+            description="how many agents will work at once; a start warns if the host tier is too "
+            "small for their contexts"
+        ),
+    ] = None
+    expected_context_tokens: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="tokens of one agent's context, for that check"),
+    ] = None
     policy: Annotated[
         Annotated[str, AfterValidator(_policy_name)],
         Field(
@@ -120,6 +131,10 @@ class TokencakeConfig:
     decision_log: Annotated[
         str | None, Field(description="file that receives every decision as a JSON line")
     ] = None
+    durations_file: Annotated[
+        str | None,
+        Field(description="file that keeps what was learnt of tool calls' lengths across restarts"),
+    ] = None
     record: Annotated[
         str | None,
         Field(description="new file that receives what is asked of the server, for a replay"),
@@ -130,6 +145,15 @@ class TokencakeConfig:
         if sum(self.quotas.values()) > 1.0 + 1e-9:
             raise ValueError(
                 f"quotas: parts of the reserve sum up to {sum(self.quotas.values()):g}, at most 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expected_go_together(self) -> "TokencakeConfig":
+        if (self.expected_agents is None) != (self.expected_context_tokens is None):
+            raise ValueError(
+                "expected_agents and expected_context_tokens: give both or neither, got "
+                f"{self.expected_agents} and {self.expected_context_tokens}"
             )
         return self
 

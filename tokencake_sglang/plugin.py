@@ -119,13 +119,13 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
             f"{SCHEDULER}._process_hicache_events",
             "AFTER",
             scheduler.process_hicache_events,
-            "releases and uploads",
+            "copies and uploads",
         ),
         Hook(
             f"{SCHEDULER}.get_new_batch_prefill",
             "AFTER",
             scheduler.get_new_batch_prefill,
-            "waiting for uploads, the release valve",
+            "waiting for uploads, the valve for pins",
         ),
         Hook(
             f"{SCHEDULER}.get_prefill_adder_class",
@@ -252,6 +252,7 @@ def _before_check(server_args: Any) -> None:
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
     from sglang.srt.arg_groups.platform_hook import handle_platform_defaults
 
+    from tokencake_sglang.engine.durations_file import check_durations_file
     from tokencake_sglang.engine.main_process import check_decision_log
     from tokencake_sglang.engine.policy_planner import check_policy
     from tokencake_sglang.engine.recording import check_record
@@ -263,6 +264,7 @@ def _before_check(server_args: Any) -> None:
     try:
         check_decision_log(_active)
         check_record(_active)
+        check_durations_file(_active)
         check_policy(_active)
     except ConfigError as error:
         raise compat.Unsupported(str(error)) from None

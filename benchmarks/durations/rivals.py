@@ -149,7 +149,7 @@ class ToolCdf:
 
 @dataclass
 class Median:
-    """The estimate, else the median of the tool's last 32: ``DurationModel.predict``."""
+    """The estimate, else the median of the tool's last 32: this project's own first rule."""
 
     history_s: dict[str, deque[float]] = field(default_factory=dict)
 

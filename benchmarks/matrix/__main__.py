@@ -21,6 +21,7 @@ from benchmarks.matrix import check, one, sets, store, systems
 from benchmarks.matrix.runner import Task, estimate_s, run, to_do
 from benchmarks.matrix.store import Record
 from benchmarks.matrix.work import unequal_work
+from benchmarks.matrix.workloads import is_available
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (many, listed):
         command.add_argument("--set", default="standard", choices=sets.SETS, dest="set_name")
         command.add_argument("--cells", default="*", help="ids, comma-separated, with * and ?")
-        command.add_argument("--systems", help="names, likewise; by default all, or the set's own")
+        command.add_argument("--systems", help="names, likewise; by default the set's own")
         command.add_argument("--output", type=Path, default=store.FOLDER, metavar="DIR")
         command.add_argument("--force", action="store_true", help="also what has a result")
         command.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 def run_command(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    chosen = tasks(arguments.set_name, arguments.cells, arguments.systems)
+    chosen = possible(tasks(arguments.set_name, arguments.cells, arguments.systems))
     left = chosen if arguments.force else to_do(chosen, arguments.output)
     print(f"{_estimate(left, arguments)}; {len(chosen) - len(left)} have a result", file=sys.stderr)
     tqdm.monitor_interval = 0  # no thread: runs are forked from this process
@@ -104,14 +105,25 @@ def check_command(arguments: argparse.Namespace) -> int:
 
 
 def tasks(set_name: str, cells: str, system_names: str | None) -> list[Task]:
-    """Every chosen system on every chosen cell, cell by cell."""
+    """Every chosen system on every chosen cell: seed by seed, and of a seed cell by cell.
+
+    So a run that is interrupted leaves whole comparisons behind.
+    """
     by_id = {cell.id: cell for cell in sets.cells(set_name)}
-    chosen = systems.matching(list(by_id), cells, "cells")
+    chosen = [by_id[name] for name in systems.matching(list(by_id), cells, "cells")]
     return [
-        Task(set_name, by_id[name], system, series=(name, system) in sets.PLOTTED)
-        for name in chosen
-        for system in systems.names(system_names or sets.USUAL_SYSTEMS.get(set_name, "*"))
+        Task(set_name, cell, system, series=(cell.id, system) in sets.PLOTTED)
+        for cell in sorted(chosen, key=lambda cell: cell.workload.seed)
+        for system in systems.names(system_names or sets.USUAL_SYSTEMS[set_name])
     ]
+
+
+def possible(chosen: list[Task]) -> list[Task]:
+    """Those whose data are here; says which cells are not. What results they have is kept."""
+    for cell in dict.fromkeys(task.cell for task in chosen):
+        if not is_available(cell.workload):
+            print(f"{cell.id}: left out, its data set is not here", file=sys.stderr)
+    return [task for task in chosen if is_available(task.cell.workload)]
 
 
 def _estimate(left: list[Task], arguments: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Literal, get_args, get_origin
 
 import msgspec
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if kind is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, default=None)
         else:
-            parser.add_argument(option, type=kind)
+            parser.add_argument(option, type=kind, choices=_choices(field))
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -78,6 +79,10 @@ def _workload_fields() -> list[msgspec.structs.FieldInfo]:
 
 def _cell_fields() -> list[msgspec.structs.FieldInfo]:
     return [f for f in msgspec.structs.fields(Cell) if f.name not in ("id", "workload")]
+
+
+def _choices(field: msgspec.structs.FieldInfo) -> tuple[str, ...] | None:
+    return get_args(field.type) if get_origin(field.type) is Literal else None
 
 
 def _kind(field: msgspec.structs.FieldInfo) -> type:

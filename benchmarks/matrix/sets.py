@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from benchmarks.calibration.setup import PUBLISHED_SETUP
 from benchmarks.matrix import store
-from benchmarks.matrix.cells import Cell
+from benchmarks.matrix.cells import PAGE_TOKENS, Cell
 from benchmarks.matrix.machines import A800, H200, H200_32B
 from benchmarks.matrix.workloads import WorkloadSpec
 
@@ -23,6 +23,10 @@ CLAUDE_CODE = WorkloadSpec(
     max_calls=20,
     max_gap_s=600.0,
 )
+
+CLAUDE_CODE_PEAK_TOKENS = 1_479_394
+"""The working set of CLAUDE_CODE: the most distinct tokens that its agents' contexts have at once
+(benchmarks/workloads/working_set.py). Half of it is also what they have on average."""
 
 
 def dag(name: str, rate: float, applications: int = 24) -> Cell:
@@ -126,10 +130,29 @@ def sensitivity() -> Iterator[Cell]:
 
 
 def sessions() -> Iterator[Cell]:
-    """The whole set of Claude Code sessions, where it lies beside the checkout."""
-    for lanes in (16, 40):
-        workload = replace(CLAUDE_CODE, whole=True, applications=80, lanes=lanes)
-        yield Cell(id=f"claude_code-whole/lanes-{lanes}", workload=workload, **H200)
+    """Claude Code sessions: with and without hints, and with a host tier that holds too little.
+
+    Sixteen at once of the committed slice; and forty at once, which fill a host tier of four pools
+    and not one of eight, drawn from the whole data set where it lies beside the checkout.
+    """
+    pool_tokens = H200["pool_tokens"]
+    sixteen = Cell(
+        id="claude_code-16/none", workload=CLAUDE_CODE, **{**H200, "host_tokens": 4 * pool_tokens}
+    )
+    yield sixteen
+    exact = replace(CLAUDE_CODE, hints="exact")
+    yield replace(sixteen, id="claude_code-16/exact", workload=exact)
+    half = CLAUDE_CODE_PEAK_TOKENS // 2 // PAGE_TOKENS * PAGE_TOKENS
+    yield replace(sixteen, id="claude_code-16/half-host", host_tokens=half)
+    for ratio in (4, 8):
+        for seed in range(3):
+            workload = replace(CLAUDE_CODE, whole=True, applications=40, lanes=40, seed=seed)
+            yield replace(
+                sixteen,
+                id=f"claude_code-40/host-{ratio}x-seed-{seed}",
+                workload=workload,
+                host_tokens=ratio * pool_tokens,
+            )
 
 
 def check() -> Iterator[Cell]:
@@ -155,14 +178,32 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "check": check,
 }
 
+_FEW = (
+    "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,tokencake,reopen-lpm,kvflow,infercept,"
+    "oracle-age"
+)
+"""For the long sets, for which all systems would take many hours."""
+
+_OF_DAGS = f"{_FEW},hicache-priority"
+"""Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:
+without it there, best-stock would not be what it says."""
+
 USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
     # Their ordering has a result of its own (benchmarks/calibration/ordering.py).
     "standard": "lower-bound,stock*,hicache*,tokencake,tokencake-temporal,tokencake-spatial,"
     "reopen-*,tokencake-paper,tokencake-repo,kvflow,continuum,thunderagent,infercept,mori,"
-    "oracle-age,oracle-backfill,oracle-fcfs",
+    "oracle-age,oracle-backfill,oracle-lpm",
+    "load": _OF_DAGS,
+    "noise": f"{_OF_DAGS},tokencake-temporal",
+    "host": _OF_DAGS,
+    "link": _OF_DAGS,
+    "headline": _OF_DAGS,
+    # About the ranking, so with everybody who has been ranked.
+    "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
+    "sessions": f"{_FEW},thunderagent,mori",
 }
-"""Systems of a set where not all are usual."""
+"""Systems of a set. Other than these run if they are asked for by name."""
 
 PLOTTED = (
     ("code_writer/equal-0.2", "hicache-lpm"),

@@ -13,7 +13,8 @@ from tokencake_sglang.replay.workload import Workload
 _T = TypeVar("_T", int, float)
 
 CLAUDE_CODE_SLICE = datasets.SLICES / "weka_claude_code_slice.jsonl.gz"
-"""The committed slice, never the whole data set: a result must not depend on who has what."""
+"""The committed slice, unless a cell asks for the whole data set: a result must not depend on who
+has what."""
 
 
 class WorkloadSpec(
@@ -22,8 +23,8 @@ class WorkloadSpec(
     """``source`` is a DAG's name, ``claude_code``, ``agentinfer_swebench`` or a replay file.
 
     ``applications`` is the number of copies of a DAG or of the SWE-bench set, or of sessions drawn
-    at random; ``rate`` is applications per second; ``seed`` is of everything drawn at random; ``tool_noise``
-    is the gaussian scale on tool times. ``chat_rate`` requests per second of untagged chat run
+    at random; ``rate`` is applications per second; ``seed`` is of everything drawn at random;
+    ``tool_noise`` is the gaussian scale on tool times. ``chat_rate`` requests per second of untagged chat run
     beside it for ``chat_s`` seconds.
     """
 
@@ -35,6 +36,8 @@ class WorkloadSpec(
     seed: int = 0
     tool_times: Literal["recorded", "poisson"] = "recorded"
     tool_noise: float = 0.0
+    hints: Literal["recorded", "exact"] = "recorded"
+    """What callers declare of their calls' lengths. Exact is the time drawn, noise included."""
     max_prompt_tokens: int | None = None
     max_calls: int | None = None
     max_gap_s: float | None = None
@@ -42,6 +45,11 @@ class WorkloadSpec(
     """Of ``claude_code``: the whole data set instead of the committed slice."""
     chat_rate: float = 0.0
     chat_s: float = 0.0
+
+
+def is_available(spec: WorkloadSpec) -> bool:
+    """Whether the data that it is made of are here: a whole data set is in no clean clone."""
+    return not spec.whole or claude_code.DATA != CLAUDE_CODE_SLICE
 
 
 def build(spec: WorkloadSpec) -> Workload:
@@ -61,6 +69,8 @@ def build(spec: WorkloadSpec) -> Workload:
         workload = tool_times.with_poisson_tools(workload, spec.seed)
     if spec.tool_noise:
         workload = tool_times.with_noise(workload, spec.seed, spec.tool_noise)
+    if spec.hints == "exact":
+        workload = tool_times.with_exact_hints(workload)
     if spec.chat_rate:
         background = chat.generate(rate=spec.chat_rate, duration_s=spec.chat_s, seed=spec.seed)
         workload = arrivals.merge(f"{workload.name}+chat", [workload, background])
@@ -73,6 +83,8 @@ def _source(spec: WorkloadSpec) -> Workload:
             tokencake_dags.load(spec.source), _given("applications", spec.applications or None)
         )
     if spec.source == "claude_code":
+        if not is_available(spec):
+            raise ValueError("whole: the data set does not lie beside the checkout, in ../shared")
         return claude_code.load(
             claude_code.DATA if spec.whole else CLAUDE_CODE_SLICE,
             count=spec.applications or None,

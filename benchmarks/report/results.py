@@ -1,6 +1,7 @@
 """Committed results, and the two contenders that are derived from them."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,19 @@ class Results:
             groups.setdefault(cell.partition("/")[0], []).append(cell)
         return groups
 
+    def complete(self, cells: Iterable[str]) -> list[str]:
+        """Those of the cells in which every system has run that at least half of them have.
+
+        In a cell where a run was interrupted, best-stock would be the best of too few.
+        """
+        known: dict[str, set[str]] = {cell: set() for cell in cells}
+        for cell, system in self.records:
+            if cell in known:
+                known[cell].add(system)
+        counts = Counter(system for systems in known.values() for system in systems)
+        usual = {system for system, count in counts.items() if 2 * count >= len(known)}
+        return [cell for cell, systems in known.items() if usual <= systems]
+
     def systems(self, cells: Iterable[str]) -> list[str]:
         """Systems with figures on at least one of the cells, in the registry's order."""
         wanted = set(cells)
@@ -73,6 +87,12 @@ class Results:
         """The system's value as a multiple of the best of SGLang's own settings."""
         mine, best = self.value(cell, system, metric), self.value(cell, BEST_STOCK, metric)
         return mine / best if mine is not None and best else None
+
+    @property
+    def stock(self) -> list[str]:
+        """SGLang's own settings among the systems: what best-stock is the best of."""
+        own = {r.system for r in self.records.values() if r.setting.get("stock")}
+        return [system for system in self.systems(self.cells) if system in own]
 
     def candidates(self, cell: str, derived: str, metric: Metric) -> dict[str, float]:
         """The systems that a derived one is the best of, with their values."""

@@ -1,5 +1,7 @@
 """Tables of sets that vary one thing, some with several seeds."""
 
+from dataclasses import dataclass
+
 from benchmarks.matrix.systems import LOWER_BOUND
 from benchmarks.report.metrics import MEAN, Metric, number
 from benchmarks.report.ranking import geometric_mean, kendall_tau
@@ -13,38 +15,58 @@ def points(cells: list[str]) -> dict[str, list[str]]:
     """Cells of a group by what is varied; cells that differ in the seed only go together."""
     found: dict[str, list[str]] = {}
     for cell in cells:
-        variant = cell.partition("/")[2]
-        point = variant.partition("-seed-")[0] if "-seed-" in variant else variant
-        found.setdefault(point, []).append(cell)
+        found.setdefault(_point(cell), []).append(cell)
     return found
+
+
+def _point(cell: str) -> str:
+    return cell.partition("/")[2].partition("-seed-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """A system's multiples of best-stock, each seed's against the best-stock of that seed."""
+
+    mean: float
+    least: float
+    most: float
+    seeds: int
+
+    def __str__(self) -> str:
+        if self.seeds == 1:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ({self.least:.2f}–{self.most:.2f})"
+
+
+def ratios(results: Results, system: str, metric: Metric, seeds: list[str]) -> Ratios | None:
+    """None for a system without a result for every seed: the others' would not compare."""
+    known = [results.ratio(cell, system, metric) for cell in seeds]
+    given = [ratio for ratio in known if ratio is not None and ratio > 0]
+    if not given or len(given) < len(known):
+        return None
+    return Ratios(geometric_mean(given), min(given), max(given), len(given))
 
 
 def sweep(results: Results, group: str, metric: Metric) -> str:
     """Systems against points: the geometric mean over seeds of the ratio to best-stock.
 
-    In brackets the smallest and the largest of the seeds. A system without a result for every seed
-    of a point has no entry there.
+    In brackets the smallest and the largest of the seeds.
     """
-    cells = results.groups[group]
+    cells = results.complete(results.groups[group])
     by_point = points(cells)
     rows = []
     for system in [*results.systems(cells), DERIVED[1]]:
-        entries = [_entry(results, system, metric, seeds) for seeds in by_point.values()]
-        if any(entry != "–" for entry in entries):
-            rows.append([f"`{system}`", *entries])
+        entries = [ratios(results, system, metric, seeds) for seeds in by_point.values()]
+        if any(entries):
+            rows.append([f"`{system}`", *("–" if e is None else str(e) for e in entries)])
     if rows:
         base = [_mean_value(results, metric, seeds) for seeds in by_point.values()]
         rows.append([f"*{BEST_STOCK}*, s", *base])
-    return table(["system", *by_point], rows)
-
-
-def _entry(results: Results, system: str, metric: Metric, seeds: list[str]) -> str:
-    ratios = [results.ratio(cell, system, metric) for cell in seeds]
-    known = [ratio for ratio in ratios if ratio is not None]
-    if len(known) < len(seeds) or not known or min(known) <= 0:
-        return "–"
-    text = f"{geometric_mean(known):.2f}"
-    return text if len(known) == 1 else f"{text} ({min(known):.2f}–{max(known):.2f})"
+    header = [
+        point if len(seeds) == 1 else f"{point}, {len(seeds)} seeds"
+        for point, seeds in by_point.items()
+    ]
+    return table(["system", *header], rows)
 
 
 def _mean_value(results: Results, metric: Metric, seeds: list[str]) -> str:
@@ -53,8 +75,14 @@ def _mean_value(results: Results, metric: Metric, seeds: list[str]) -> str:
     return number(geometric_mean(known)) if known else "–"
 
 
+def stock(results: Results) -> str:
+    """Of what best-stock is the best here."""
+    return ", ".join(f"`{system}`" for system in results.stock)
+
+
 def against(results: Results, cells: list[str], reference: str, metric: Metric = MEAN) -> str:
     """Every system's mean over the cells, and its gain over ``reference`` and over best-stock."""
+    cells = results.complete(cells)
     rows = []
     for system in [*results.systems(cells), *DERIVED]:
         values = [results.value(cell, system, metric) for cell in cells]
@@ -62,18 +90,24 @@ def against(results: Results, cells: list[str], reference: str, metric: Metric =
         own = [results.ratio(cell, system, metric) for cell in cells]
         if not all(values) or not all(others) or not all(own):
             continue
-        ratios = [a / b for a, b in zip(values, others, strict=True)]
+        gains = [a / b for a, b in zip(values, others, strict=True)]
         rows.append(
             [
                 f"`{system}`",
                 f"{number(geometric_mean(values))} ({number(min(values))}–{number(max(values))})",
-                f"{100 * (geometric_mean(ratios) - 1):+.0f} %",
-                f"{100 * (geometric_mean(own) - 1):+.0f} %",
+                _gain(gains),
+                _gain(own),
             ]
         )
     return table(
         ["system", metric.title, f"against `{reference}`", f"against *{BEST_STOCK}*"], rows
     )
+
+
+def _gain(of: list[float]) -> str:
+    mean, least, most = (100 * (value - 1) for value in (geometric_mean(of), min(of), max(of)))
+    spread = "" if len(of) == 1 else f" ({least:+.0f} to {most:+.0f})"
+    return f"{mean:+.0f} %{spread}"
 
 
 def sensitivity(results: Results, metric: Metric = MEAN) -> str:

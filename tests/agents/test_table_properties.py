@@ -11,6 +11,7 @@ from tokencake_sglang.agents.events import (
     AgentFinish,
     ApplicationFinish,
     CallFinish,
+    CallProgress,
     CallStart,
     RequestBegin,
     RequestEnd,
@@ -29,6 +30,13 @@ CALL_IDS = st.sampled_from(["c0", "c1", "c2"])
 RIDS = st.sampled_from([f"r{i}" for i in range(5)])
 PAUSES = st.sampled_from([0.0, 0.1, 5.0, 20.0, 60.0])
 PREDICTIONS = st.sampled_from([None, 0.0, 1.0, 4.0])
+STAGES = st.sampled_from([(), ("s0",), ("s0", "s1", "s2")])
+REMAINDERS_S = (0.0, 3.0, 100.0)
+WAYS = st.one_of(
+    st.builds(dict, fraction=st.sampled_from([0.0, 0.5, 1.0])),
+    st.builds(dict, remaining_s=st.sampled_from(REMAINDERS_S)),
+    st.builds(dict, stage=st.sampled_from(["s0", "s1", "s2"])),
+)
 
 TAGS = st.builds(
     AgentTag,
@@ -47,6 +55,14 @@ EVENTS = st.one_of(
         call_id=CALL_IDS,
         tool=st.sampled_from(["search", "test"]),
         predicted_s=PREDICTIONS,
+        stages=STAGES,
+    ),
+    st.builds(
+        lambda way, **call: CallProgress(**way, **call),
+        WAYS,
+        agent=AGENTS,
+        application=APPLICATIONS,
+        call_id=CALL_IDS,
     ),
     st.builds(CallFinish, agent=AGENTS, application=APPLICATIONS, call_id=CALL_IDS),
     st.builds(AgentFinish, agent=AGENTS, application=APPLICATIONS),
@@ -87,8 +103,8 @@ class TableMachine(RuleBasedStateMachine):
             return
         if transitions or isinstance(event, Tick):
             answered = self.rank.apply(event, self.now_s)
-            assert [(t.agent.key, t.change, t.call) for t in answered] == [
-                (t.agent.key, t.change, t.call) for t in transitions
+            assert [(t.agent.key, t.change, t.call, t.ended_stage) for t in answered] == [
+                (t.agent.key, t.change, t.call, t.ended_stage) for t in transitions
             ]
         else:
             assert state(self.front) == before, "an event without transitions changed something"
@@ -105,6 +121,9 @@ class TableMachine(RuleBasedStateMachine):
     def _check(self, event, transitions):
         for transition in transitions:
             call = transition.call
+            if transition.ended_stage is not None:
+                name, length_s = transition.ended_stage
+                assert name in call.stages and length_s >= 0.0
             if transition.change is Change.CALL_LAPSED:
                 assert call.deadline_s <= self.now_s
             if transition.change is Change.AGENT_FORGOTTEN:
@@ -143,7 +162,18 @@ class TableMachine(RuleBasedStateMachine):
         for agent in self.front:
             for call in agent.calls.values():
                 longest_s = max(CALL_TIMEOUT_S, 4 * (call.predicted_s or 0.0))
-                assert call.deadline_s <= call.started_s + longest_s
+                if call.progress is None and not call.stages_finished:
+                    assert call.deadline_s <= call.started_s + longest_s
+                else:
+                    longest_s = max(longest_s, 4 * max(REMAINDERS_S))
+                    assert call.deadline_s <= agent.last_event_s + longest_s
+
+    @invariant()
+    def every_stage_began_after_the_call_and_one_is_left(self):
+        for agent in self.front:
+            for call in agent.calls.values():
+                assert call.started_s <= call.stage_started_s <= self.now_s
+                assert 0 <= call.stages_finished <= max(len(call.stages) - 1, 0)
 
     @invariant()
     def the_counts_are_right(self):

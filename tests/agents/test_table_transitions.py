@@ -7,7 +7,9 @@ from tokencake_sglang.agents.events import (
     AgentFinish,
     ApplicationFinish,
     CallFinish,
+    CallProgress,
     CallStart,
+    DurationsKnown,
     RequestBegin,
     RequestEnd,
     Tick,
@@ -20,6 +22,7 @@ from tokencake_sglang.agents.table import (
     AgentState,
     AgentTable,
     Change,
+    Progress,
 )
 
 CODER = AgentTag(agent="coder", application="run")
@@ -48,6 +51,14 @@ def start(table, call_id="c", now_s=0.0, **fields):
 
 def finish(table, call_id="c", now_s=0.0):
     return table.apply(CallFinish(agent="coder", application="run", call_id=call_id), now_s)
+
+
+def progress(table, call_id="c", now_s=0.0, **way):
+    event = CallProgress(agent="coder", application="run", call_id=call_id, **way)
+    return table.apply(event, now_s)
+
+
+RAG = ("query", "embed", "generate")
 
 
 def changes(transitions):
@@ -164,6 +175,108 @@ def test_open_calls_are_bounded(table):
     )
 
 
+# -- progress ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [{"fraction": 0.25}, {"remaining_s": 8.0}])
+def test_progress_says_what_was_reported_and_when(table, way):
+    begin(table), end(table), start(table, now_s=1.0)
+    (transition,) = progress(table, now_s=3.0, **way)
+    assert (transition.change, transition.ended_stage) == (Change.CALL_PROGRESSED, None)
+    assert transition.call.progress == Progress(3.0, **way)
+    progress(table, now_s=4.0, fraction=0.5)
+    assert transition.call.progress == Progress(4.0, fraction=0.5), "the latest report counts"
+
+
+def test_the_same_report_later_names_another_end(table):
+    begin(table), end(table), start(table)
+    assert changes(progress(table, now_s=1.0, remaining_s=5.0)) == [Change.CALL_PROGRESSED]
+    assert progress(table, now_s=1.0, remaining_s=5.0) == []
+    (transition,) = progress(table, now_s=2.0, remaining_s=5.0)
+    assert transition.call.progress.at_s == 2.0
+
+
+def test_a_stage_that_begins_ends_the_one_before_it(table):
+    begin(table), end(table), start(table, now_s=1.0, stages=RAG)
+    (first,) = progress(table, now_s=3.0, stage="embed")
+    (second,) = progress(table, now_s=7.0, stage="generate")
+    assert changes([first, second]) == [Change.CALL_PROGRESSED] * 2
+    assert (first.ended_stage, second.ended_stage) == (("query", 2.0), ("embed", 4.0))
+    call = table.get(KEY).calls["c"]
+    assert (call.stages_finished, call.stage_started_s) == (2, 7.0)
+
+
+def test_of_stages_that_were_skipped_no_length_is_known(table):
+    begin(table), end(table), start(table, stages=RAG)
+    (skipping,) = progress(table, now_s=3.0, stage="generate")
+    assert (skipping.change, skipping.ended_stage) == (Change.CALL_PROGRESSED, None)
+    (closing,) = finish(table, now_s=5.0)
+    assert closing.ended_stage == ("generate", 2.0)
+
+
+def test_stages_only_go_forward(table):
+    begin(table), end(table), start(table, stages=RAG)
+    assert progress(table, now_s=1.0, stage="query") == [], "it began with the call"
+    progress(table, now_s=2.0, stage="embed")
+    for stage in ("embed", "query"):
+        assert progress(table, now_s=3.0, stage=stage) == []
+    assert table.get(KEY).calls["c"].stage_started_s == 2.0
+
+
+@pytest.mark.parametrize("close", [finish, lambda t, now_s: begin(t, rid="r2", now_s=now_s)])
+def test_a_call_that_ends_in_its_last_stage_ends_that_stage(table, close):
+    begin(table), end(table), start(table, stages=("query", "embed"))
+    progress(table, now_s=2.0, stage="embed")
+    transition = close(table, now_s=6.0)[0]
+    assert (transition.change, transition.ended_stage) == (
+        Change.CALL_FINISHED,
+        ("embed", 4.0),
+    )
+
+
+def test_a_call_that_ends_before_its_last_stage_ends_none(table):
+    begin(table), end(table), start(table, stages=RAG)
+    progress(table, now_s=2.0, stage="embed")
+    assert finish(table, now_s=6.0)[0].ended_stage is None
+
+
+def test_a_call_that_lapses_ends_no_stage(table):
+    begin(table), end(table), start(table, stages=("only",))
+    (lapsed,) = table.apply(Tick(), 10.0)
+    assert (lapsed.change, lapsed.ended_stage) == (Change.CALL_LAPSED, None)
+
+
+def test_progress_of_a_closed_call_changes_nothing(table):
+    begin(table), end(table), start(table, stages=RAG), finish(table)
+    assert progress(table, fraction=0.5) == []
+    assert progress(table, stage="embed") == []
+
+
+def test_a_call_that_reports_is_not_given_up_as_one_that_is_silent(table):
+    begin(table), end(table), start(table, stages=RAG)
+    progress(table, now_s=8.0, fraction=0.5)
+    assert table.apply(Tick(), 17.9) == []
+    progress(table, now_s=17.9, remaining_s=30.0)
+    assert table.apply(Tick(), 137.8) == [], "four times what is left"
+    assert changes(table.apply(Tick(), 137.9)) == [Change.CALL_LAPSED]
+
+
+def test_no_report_keeps_a_call_open_for_more_than_a_week(table):
+    begin(table), end(table), start(table)
+    (transition,) = progress(table, now_s=5.0, remaining_s=LONGEST_CALL_S)
+    assert transition.call.deadline_s == LONGEST_CALL_S
+
+
+def test_a_repeat_moves_no_deadline(table):
+    begin(table), end(table), start(table, stages=RAG)
+    progress(table, now_s=9.0, stage="query")
+    assert changes(table.apply(Tick(), 10.0)) == [Change.CALL_LAPSED]
+
+
+def test_what_is_known_of_durations_concerns_no_agent(table):
+    assert table.apply(DurationsKnown(state=b"anything"), 0.0) == []
+
+
 # -- what each refusal says -------------------------------------------------------------------
 
 
@@ -191,7 +304,7 @@ def test_a_call_started_twice_with_other_values_is_a_contradiction(table):
         ErrorCode.CONTRADICTION,
         (
             "call_id: 'c' was already started with other values (tool, predicted_s, "
-            "arguments_digest = ('test', 1.0, None)); use a new call_id"
+            "arguments_digest, stages = ('test', 1.0, None, ())); use a new call_id"
         ),
     )
 
@@ -210,3 +323,31 @@ def test_the_finish_of_an_unknown_application_is_refused(table):
         ErrorCode.UNKNOWN_APPLICATION,
         "application: no agent of 'run' has sent a tagged request",
     )
+
+
+def test_progress_of_an_unknown_call_is_refused_as_its_finish_is(table):
+    assert refusal(progress, table, fraction=0.5)[0] is ErrorCode.UNKNOWN_AGENT
+    begin(table), start(table, "c1")
+    assert refusal(progress, table, "c2", fraction=0.5) == (
+        ErrorCode.UNKNOWN_CALL,
+        "call_id: agent 'coder' has no call 'c2'; open calls are ['c1']",
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [(RAG, "declared are query, embed, generate"), ((), "none was declared")],
+)
+def test_a_stage_that_was_not_declared_is_refused_with_those_that_were(table, declared, said):
+    begin(table), start(table, stages=declared)
+    assert refusal(progress, table, stage="rank") == (
+        ErrorCode.CONTRADICTION,
+        f"stage: call 'c' has no stage 'rank'; {said} (call_start.stages)",
+    )
+    assert table.get(KEY).calls["c"].stages_finished == 0
+
+
+def test_a_call_started_again_with_other_stages_is_a_contradiction(table):
+    begin(table), start(table, stages=RAG)
+    assert start(table, stages=RAG) == []
+    assert refusal(start, table, stages=RAG[:2])[0] is ErrorCode.CONTRADICTION

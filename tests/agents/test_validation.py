@@ -3,11 +3,16 @@
 import pytest
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
-from tokencake_sglang.agents.events import CallStart, parse_signal
+from tokencake_sglang.agents.events import CallProgress, CallStart, parse_signal
 from tokencake_sglang.agents.identity import AgentKey, AgentTag, parse_tag
 
 WHERE = "custom_params.tokencake"
 START = {"type": "call_start", "agent": "a", "call_id": "c", "tool": "t"}
+PROGRESS = {"type": "call_progress", "agent": "a", "call_id": "c"}
+TYPE = (
+    "type: expected one of call_start, call_progress, call_finish, agent_finish, application_finish"
+)
+WAYS = "fraction, remaining_s, stage: expected exactly one of them"
 
 
 @pytest.mark.parametrize(
@@ -36,19 +41,29 @@ def test_an_invalid_tag_is_refused_naming_the_field(value, message):
     ("value", "message"),
     [
         ([], "expected an object, got list"),
-        ({}, ("type: expected one of call_start, call_finish, agent_finish, application_finish, "
-             "got None")),
-        ({"type": "tick"}, ("type: expected one of call_start, call_finish, agent_finish, "
-                           "application_finish, got 'tick'")),
-        ({"type": {}}, ("type: expected one of call_start, call_finish, agent_finish, "
-                       "application_finish, got {}")),
+        ({}, f"{TYPE}, got None"),
+        ({"type": "tick"}, f"{TYPE}, got 'tick'"),
+        ({"type": "durations_known"}, f"{TYPE}, got 'durations_known'"),
+        ({"type": {}}, f"{TYPE}, got {{}}"),
         (START | {"predicted": 1}, ("predicted: unknown field of call_start; accepted are type, "
                                    "agent, application, call_id, tool, predicted_s, "
-                                   "arguments_digest")),
+                                   "arguments_digest, stages")),
         (START | {"predicted_s": -1}, "predicted_s: Expected `float` >= 0.0"),
         (START | {"predicted_s": 1e9}, "predicted_s: Expected `float` <= 604800.0"),
         (START | {"predicted_s": "1"}, "predicted_s: Expected `float | null`, got `str`"),
         (START | {"tool": None}, "tool: Expected `str`, got `null`"),
+        (START | {"stages": "ab"}, "stages: Expected `array`, got `str`"),
+        (START | {"stages": ["a", ""]}, "stages[1]: Expected `str` of length >= 1"),
+        (START | {"stages": ["a", "b", "a"]},
+         "stages: expected distinct names, got 'a' more than once"),
+        (START | {"stages": [f"s{i}" for i in range(17)]}, "stages: Expected `array` of length <= 16"),
+        (PROGRESS, f"{WAYS}, got none"),
+        (PROGRESS | {"fraction": 0.5, "stage": "s"}, f"{WAYS}, got fraction and stage"),
+        (PROGRESS | {"fraction": 0.0, "remaining_s": 0, "stage": "s"},
+         f"{WAYS}, got fraction and remaining_s and stage"),
+        (PROGRESS | {"fraction": 1.5}, "fraction: Expected `float` <= 1.0"),
+        (PROGRESS | {"remaining_s": -1}, "remaining_s: Expected `float` >= 0.0"),
+        (PROGRESS | {"stage": ""}, "stage: Expected `str` of length >= 1"),
         ({"type": "call_finish", "agent": "a"}, "Object missing required field `call_id`"),
     ],
 )  # fmt: skip
@@ -66,9 +81,23 @@ def test_a_prediction_that_is_no_length_is_refused(bad):
 
 def test_a_valid_signal_keeps_all_its_fields():
     value = START | {"application": "x", "predicted_s": 2, "arguments_digest": "d"}
+    value["stages"] = ["query", "embed"]
     assert parse_signal(value) == CallStart(
-        agent="a", application="x", call_id="c", tool="t", predicted_s=2.0, arguments_digest="d"
+        agent="a",
+        application="x",
+        call_id="c",
+        tool="t",
+        predicted_s=2.0,
+        arguments_digest="d",
+        stages=("query", "embed"),
     )
+
+
+@pytest.mark.parametrize("way", [{"fraction": 0.0}, {"remaining_s": 0.0}, {"stage": "embed"}])
+def test_progress_is_told_in_one_of_three_ways(way):
+    nothing = dict.fromkeys(("fraction", "remaining_s", "stage"))
+    expected = CallProgress(agent="a", call_id="c", **way)
+    assert parse_signal(PROGRESS | nothing | way) == expected
 
 
 def test_an_agent_without_application_is_one_of_its_own():

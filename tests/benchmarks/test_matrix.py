@@ -16,11 +16,12 @@ from benchmarks.matrix.fingerprint import _OWN, fingerprint, meaning
 from benchmarks.matrix.runner import Task
 from benchmarks.matrix.store import Machine, Record
 from benchmarks.matrix.workloads import WorkloadSpec
+from benchmarks.workloads.working_set import peak_tokens
 from tests.benchmarks.made_up import figures, record
 from tokencake_sglang.timewarp import forks
 from tokencake_sglang.timewarp.models import load_model_profile
 
-WITHOUT_RESULTS = [name for name in sets.SETS if name not in ("load", "sessions")]
+WITHOUT_RESULTS = [name for name in sets.SETS if name != "load"]
 
 
 class TestCells:
@@ -74,6 +75,23 @@ class TestCells:
         assert rates["code_writer-load/50%-seed-0"] == round(0.5 * 24 / 300, 6)
         assert len(rates) == 2 * 3 * 5
 
+    def test_of_sessions_are_those_that_the_bars_name(self):
+        pool = sets.H200["pool_tokens"]
+        cells = {cell.id: cell for cell in sets.cells("sessions")}
+        of_16 = {name: cell for name, cell in cells.items() if cell.group == "claude_code-16"}
+        assert {name: cell.workload.hints for name, cell in of_16.items()} == {
+            "claude_code-16/none": "recorded",
+            "claude_code-16/exact": "exact",
+            "claude_code-16/half-host": "recorded",
+        }
+        assert cells["claude_code-16/none"].host_tokens == 4 * pool
+        assert cells["claude_code-16/half-host"].host_tokens == 739_696
+        of_40 = [cell for cell in cells.values() if cell.group == "claude_code-40"]
+        assert {(c.host_tokens // pool, c.workload.seed) for c in of_40} == {
+            (ratio, seed) for ratio in (4, 8) for seed in range(3)
+        }
+        assert all(c.workload.whole and c.workload.applications == 40 for c in of_40)
+
     def test_load_without_that_measurement_says_what_to_run(self, monkeypatch):
         monkeypatch.setattr(store, "read", lambda name: [])
         with pytest.raises(SystemExit, match="--systems hicache"):
@@ -92,6 +110,26 @@ class TestWorkload:
         assert sets.CLAUDE_CODE.whole is False
         built = workloads.build(sets.CLAUDE_CODE)
         assert built.header.options["data"] == "weka_claude_code_slice.jsonl.gz"
+
+    def test_with_exact_hints_declares_the_time_with_its_noise(self):
+        spec = WorkloadSpec(source="code_writer", applications=1, tool_noise=0.5, hints="exact")
+        calls = [r.call for r in workloads.build(spec).requests if r.call is not None]
+        assert calls and all(call.declared_s == call.wait_s for call in calls)
+        as_recorded = msgspec.structs.replace(spec, hints="recorded")
+        others = [r.call for r in workloads.build(as_recorded).requests if r.call is not None]
+        assert [call.wait_s for call in others] == [call.wait_s for call in calls]
+        assert any(call.declared_s != call.wait_s for call in others)
+
+    def test_of_a_whole_data_set_that_is_not_here_is_refused(self, monkeypatch):
+        monkeypatch.setattr(workloads.claude_code, "DATA", workloads.CLAUDE_CODE_SLICE)
+        spec = msgspec.structs.replace(sets.CLAUDE_CODE, whole=True)
+        assert workloads.is_available(sets.CLAUDE_CODE)
+        assert not workloads.is_available(spec)
+        with pytest.raises(ValueError, match="whole: the data set does not lie beside"):
+            workloads.build(spec)
+
+    def test_of_claude_code_has_the_working_set_that_its_cells_count_with(self):
+        assert peak_tokens(workloads.build(sets.CLAUDE_CODE)) == sets.CLAUDE_CODE_PEAK_TOKENS
 
     def test_without_a_rate_names_it(self):
         with pytest.raises(ValueError, match="rate"):
@@ -143,6 +181,12 @@ class TestSystems:
     def test_a_pattern_that_matches_nothing_is_refused(self):
         with pytest.raises(ValueError, match="'vllm' matches none of"):
             systems.names("vllm")
+
+    def test_of_every_set_are_known_and_can_be_compared_with_sglangs_own(self):
+        assert sets.USUAL_SYSTEMS.keys() == sets.SETS.keys()
+        for pattern in sets.USUAL_SYSTEMS.values():
+            usual = systems.names(pattern)
+            assert {"tokencake", "stock", "hicache-lpm"} <= set(usual)
 
     def test_settings_are_json(self):
         for system in systems.all_systems().values():
@@ -382,6 +426,35 @@ class TestCommand:
         chosen = command.tasks("standard", "code_writer/*", "stock,tokencake")
         assert len(chosen) == 5 * 2
         assert [t.system for t in chosen if t.series] == ["tokencake"]
+
+    def test_runs_go_seed_by_seed_so_that_an_interrupted_one_leaves_whole_comparisons(self):
+        chosen = command.tasks("noise", "*", "stock,tokencake")
+        seeds = [task.cell.workload.seed for task in chosen]
+        assert seeds == sorted(seeds)
+        of_first = {(t.cell.group, t.system) for t in chosen if t.cell.workload.seed == 0}
+        assert of_first == {(t.cell.group, t.system) for t in chosen}
+        assert len(chosen) == len({task.key for task in chosen})
+
+    def test_cells_whose_data_are_not_here_are_left_out_and_named(self, monkeypatch, capsys):
+        monkeypatch.setattr(workloads.claude_code, "DATA", workloads.CLAUDE_CODE_SLICE)
+        left = command.possible(command.tasks("sessions", "*", "stock"))
+        assert {task.cell.group for task in left} == {"claude_code-16"}
+        assert "claude_code-40/host-4x-seed-0: left out" in capsys.readouterr().err
+
+    def test_what_such_cells_have_as_results_is_kept(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(workloads.claude_code, "DATA", workloads.CLAUDE_CODE_SLICE)
+        kept = record("claude_code-40/host-4x-seed-0", "stock")
+        store.merge("sessions", [kept, record("of/earlier", "stock")], tmp_path)
+        pattern = ["--cells", "claude_code-40/*", "--systems", "stock"]
+        options = ["--set", "sessions", *pattern, "--output", str(tmp_path)]
+        assert command.run_command(command.parser().parse_args(["run", *options])) == 0
+        assert store.read("sessions", folder=tmp_path) == [kept]
+
+    def test_an_option_of_few_words_takes_no_other(self, capsys):
+        assert self.cell("--hints", "exact").workload.hints == "exact"
+        with pytest.raises(SystemExit):
+            self.cell("--hints", "exakt")
+        assert "recorded" in capsys.readouterr().err
 
 
 def test_a_record_without_figures_says_why():

@@ -8,7 +8,7 @@ from benchmarks.matrix import sets, store
 from benchmarks.matrix.store import Series
 from benchmarks.matrix.systems import LOWER_BOUND
 from benchmarks.report import calibration, document, sweeps, tables
-from benchmarks.report.metrics import MAKESPAN, MEAN, P95, number
+from benchmarks.report.metrics import MAKESPAN, MEAN, P95, RETURNING, number
 from benchmarks.report.ranking import geometric_mean, kendall_tau
 from benchmarks.report.results import BEST_STOCK, ORACLE, Results, load, natural
 from tests.benchmarks.made_up import cell_results, record
@@ -110,13 +110,54 @@ class TestSweeps:
             )
         ]
         shown = sweeps.sweep(Results(lines), "n", MEAN)
-        assert "| system | 0.5 |" in shown
+        assert "| system | 0.5, 2 seeds |" in shown
         assert "| `tokencake` | 1.00 (0.50–2.00) |" in shown
 
     def test_a_system_without_all_seeds_has_no_entry(self):
-        lines = [record(f"n/1-seed-{seed}", "stock", stock=True) for seed in range(2)]
+        lines = [record(f"n/1-seed-{seed}", "stock", stock=True) for seed in range(3)]
         shown = sweeps.sweep(Results([*lines, record("n/1-seed-0", "tokencake")]), "n", MEAN)
         assert "tokencake" not in shown
+
+    def test_a_seed_in_which_the_run_was_interrupted_is_left_out(self):
+        """Its best-stock would be the best of too few: here of one that is slow."""
+        whole = [line for seed in range(2) for line in self.of_seed(seed)]
+        interrupted = record("n/1-seed-2", "stock", 400, stock=True)
+        shown = sweeps.sweep(Results([*whole, interrupted]), "n", MEAN)
+        assert "| system | 1, 2 seeds |" in shown
+        assert "| *best-stock*, s | 200 |" in shown
+
+    def of_seed(self, seed: int):
+        slow = record(f"n/1-seed-{seed}", "stock", 400, stock=True)
+        return [slow, record(f"n/1-seed-{seed}", "hicache", 200, stock=True)]
+
+    def test_a_system_on_a_few_cells_only_makes_no_other_incomplete(self):
+        lines = [line for seed in range(5) for line in self.of_seed(seed)]
+        results = Results([*lines, record("n/1-seed-3", "mori")])
+        assert len(results.complete(results.cells)) == 5
+
+    def test_a_failure_makes_no_cell_incomplete(self):
+        lines = [line for seed in range(3) for line in self.of_seed(seed)]
+        failed = record("n/1-seed-2", "hicache", stock=True, error="Stuck")
+        results = Results([*lines, failed])
+        assert results.complete(results.cells) == results.cells
+        assert "| `hicache` |" not in sweeps.sweep(results, "n", MEAN)
+
+    def test_gains_are_paired_by_seed_and_have_their_range(self):
+        lines = [
+            line
+            for seed, (stock, ours) in enumerate([(100.0, 50.0), (400.0, 100.0)])
+            for line in (
+                record(f"h/seed-{seed}", "stock", stock, stock=True),
+                record(f"h/seed-{seed}", "hicache", stock / 2, stock=True),
+                record(f"h/seed-{seed}", "tokencake", ours),
+            )
+        ]
+        results = Results(lines)
+        shown = sweeps.against(results, results.cells, "stock")
+        assert "| `tokencake` | 70.7 (50.0–100) | -65 % (-75 to -50) | -29 % (-50 to +0) |" in shown
+
+    def test_what_best_stock_is_the_best_of_is_said(self, results):
+        assert sweeps.stock(results) == "`stock`, `hicache-lpm`"
 
     def test_sensitivity_says_how_far_rankings_agree_and_who_wins(self):
         base, slow = "sensitivity-x/as-calibrated", "sensitivity-x/compute-0.5x"
@@ -164,7 +205,7 @@ class TestDocument:
             "noise": "## Tools that do not take the declared time",
             "host": "## Size of the host tier",
             "link": "## Speed of the link to the host",
-            "sessions": "## The whole set of Claude Code sessions",
+            "sessions": "## Claude Code sessions with hints, in crowds, and beside a small host tier",
             "headline": "## The paper's largest gain",
             "sensitivity": "## Would another machine rank the systems differently?",
         }
@@ -173,6 +214,27 @@ class TestDocument:
             assert title not in without
             cell = "sensitivity-x/as-calibrated" if name == "sensitivity" else f"{name}/seed-0"
             assert title in self.text(tmp_path / name, **{name: cell_results(cell)})
+
+    def test_a_sets_own_cells_fill_its_section(self, tmp_path):
+        lines = {
+            name: [line for cell in sets.cells(name) for line in cell_results(cell.id)]
+            for name in ("load", "noise", "host", "link", "headline", "sensitivity", "sessions")
+        }
+        text = self.text(tmp_path, **lines)
+        for group, title, header in (
+            ("code_writer-load", MEAN.title, "50%, 5 seeds | 80%, 5 seeds | 95%, 5 seeds"),
+            ("deep_research-load", RETURNING.title, "50%, 5 seeds | 80%, 5 seeds | 95%, 5 seeds"),
+            ("deep_research-noise", P95.title, "0.0 | 0.25, 5 seeds | 0.5, 5 seeds | 1.0, 5 seeds"),
+            ("code_writer-host", MAKESPAN.title, "0.5x | 1x | 2x | 4x | 10x"),
+            ("code_writer-link", MEAN.title, "0.25x | 0.5x | 1x | 2x"),
+            ("claude_code-16", RETURNING.title, "exact | half-host | none"),
+            ("claude_code-40", MEAN.title, "host-4x, 3 seeds | host-8x, 3 seeds"),
+        ):
+            assert f"### {group}: {title}\n\n| system | {header} |\n" in text
+        assert text.count("| `tokencake` | 0.75 (0.75–0.75) |") > 10
+        assert "All figures of claude_code-40/host-8x-seed-2" in text
+        assert f"| system | {RETURNING.title} | against `stock` |" in text
+        assert "| `code_writer-equal-0.1/compute-2x` | `tokencake` | 1.00 | 0.75 | 3 |" in text
 
     def test_a_plot_is_shown_if_it_is_there(self, tmp_path):
         assert "plots/code_writer-mean.svg" not in self.text(tmp_path, standard=self.standard())
@@ -211,6 +273,28 @@ class TestPlots:
             drawn = (tmp_path / "one" / name).read_bytes()
             assert drawn == (tmp_path / "two" / name).read_bytes()
             assert b"dc:date" not in drawn
+
+    def test_sets_that_vary_a_number_are_drawn_against_it(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+        from benchmarks.report import plots
+
+        folder = tmp_path / "matrix"
+        for name in ("load", "noise", "host", "link", "sessions"):
+            lines = [line for cell in sets.cells(name) for line in cell_results(cell.id)]
+            store.merge(name, lines, folder)
+        names = [file.name for file in plots.draw_all(tmp_path / "plots", folder)]
+        assert names == [
+            f"{dag}-{name}.svg" for name in ("load", "noise", "host", "link") for dag in sets.DAGS
+        ]
+        drawn = (tmp_path / "plots" / "code_writer-host.svg").read_text()
+        assert "tokencake" in drawn and "multiples of the device pool" in drawn
+
+    def test_a_single_point_is_not_drawn(self, tmp_path):
+        pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+        from benchmarks.report import plots
+
+        store.merge("load", cell_results("code_writer-load/50%-seed-0"), tmp_path)
+        assert list(plots.draw_all(tmp_path / "plots", tmp_path)) == []
 
     def test_without_results_nothing_is_drawn(self, tmp_path):
         pytest.importorskip("matplotlib", reason="the bench extra is not installed")

@@ -42,7 +42,7 @@ def test_without_any_source_every_option_has_its_default():
         ("0.4", "0.3", "0.2", 0.4),
         (None, "0.3", "0.2", 0.3),
         (None, None, "0.2", 0.2),
-        (None, None, None, 0.1),
+        (None, None, None, 0.0),
     ],
 )
 def test_flags_beat_variables_beat_the_file_beats_defaults(

@@ -122,23 +122,9 @@ def test_application_finish_ends_everything_of_the_application(harness):
     assert states == {"finished": 2}
 
 
-def test_the_host_copy_of_a_released_agent_survives_host_pressure(harness):
-    context = stalled_agent(harness)
-    fill_pool(harness)
-    harness.cache.evict_host(10_000)
-    assert tiers(harness, AGENT) == (0, PATH_TOKENS)
-    finish_calls(harness, AGENT)
-    rid = harness.submit(context, 4, AGENT)
-    harness.run(rid)
-    assert harness.cached_tokens[rid] == PATH_TOKENS
-    harness.step()
-    assert harness.cache.pin_count == 0
-
-
-def test_an_agent_whose_kv_was_dropped_meanwhile_returns_without_it(harness, monkeypatch):
+def test_an_agent_whose_kv_was_dropped_meanwhile_returns_without_it(harness):
     context = stalled_agent(harness)
     leaf = harness.planner.residents[AGENT.key].leaf_id
-    monkeypatch.setattr(harness.planner.temporal, "host_budget_tokens", 0)
     fill_pool(harness)
     assert harness.cache.path(leaf)
     harness.cache.evict_host(10_000)

@@ -9,12 +9,6 @@ from tokencake_sglang.agents.identity import AgentTag
 LATER = AgentTag(agent="later", application="app")
 
 
-@pytest.fixture(autouse=True)
-def eviction_alone(harness, monkeypatch):
-    """Releases would give up the same agents a moment earlier."""
-    monkeypatch.setattr(harness.planner.temporal, "_release", lambda *_: None)
-
-
 @pytest.mark.parametrize(("agent_s", "later_s", "stays"), [(20, 300, AGENT), (300, 20, LATER)])
 def test_the_agent_that_returns_last_goes_first(harness, agent_s, later_s, stays):
     """Not the one that was used longest ago."""
@@ -48,6 +42,30 @@ def test_untagged_requests_and_agents_compete_in_seconds(harness, passed_s, agen
     harness.at(harness.now_s + passed_s)
     harness.generate(prompt(3, 1000), 4)
     assert (tiers(harness, AGENT)[0] > 0) is agent_stays
+
+
+def test_what_a_finished_agent_left_counts_again_once_it_is_read(harness):
+    ids = prompt(1)
+    harness.generate(ids, 4, AGENT)
+    harness.send(AgentFinish(agent=AGENT.agent, application=AGENT.application))
+    harness.step()
+    leaf_id = harness.planner.residents[AGENT.key].leaf_id
+    eviction = harness.planner.eviction
+    assert eviction.seconds_to_next_use(harness.cache.path(leaf_id)[-1]) == float("inf")
+    harness.generate(ids, 4)
+    assert eviction.seconds_to_next_use(harness.cache.path(leaf_id)[0]) < 1.0
+
+
+def test_an_eviction_leaves_a_record_that_says_what_was_expected(harness):
+    harness.generate(prompt(1), 4, AGENT)
+    start_call(harness, AGENT, 300.0)
+    return_s = harness.now_s + 300.0
+    harness.generate(prompt(3, 1800), 4)
+    harness.step()
+    taken = [line for line in harness.planner.log.recent if line.action == "release"]
+    assert {(line.agent, line.reason) for line in taken} == {("coder", "in_call")}
+    assert sum(line.tokens for line in taken) == tiers(harness, AGENT)[1]
+    assert {line.detail["expected_return_s"] for line in taken} == {return_s}
 
 
 def test_a_branch_that_the_agent_has_left_goes_first(harness):

@@ -5,6 +5,7 @@ import pytest
 from tests.engine.scenarios import prompt, start_call
 from tokencake_sglang.agents.events import AgentFinish
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.engine.applications import IDLE_S
 
 OLD = AgentTag(agent="o", application="old")
 NEW = AgentTag(agent="n", application="new")
@@ -18,25 +19,29 @@ def taken(harness):
     return harness
 
 
-def waiting(harness) -> list[str]:
-    return [req.rid for req in harness.scheduler.waiting_queue]
-
-
-def test_a_newcomer_waits_although_the_memory_is_free(taken):
+@pytest.fixture
+def queued(taken) -> tuple[str, str]:
+    """A member's request that runs, and a newcomer's that came after it."""
     running = taken.submit(prompt(2, 100), 200)
     taken.step(2)
     newcomer = taken.submit(prompt(3, 900), 4, NEW)
     taken.step(5)
+    return running, newcomer
+
+
+def waiting(harness) -> list[str]:
+    return [req.rid for req in harness.scheduler.waiting_queue]
+
+
+def test_a_newcomer_waits_although_the_memory_is_free(taken, queued):
+    running, newcomer = queued
     assert waiting(taken) == [newcomer]
     assert taken.planner.log.counts["defer.working_set"] > 0
     taken.run(running, newcomer)
 
 
-def test_it_enters_when_a_member_has_left(taken):
-    running = taken.submit(prompt(2, 100), 200)
-    taken.step(2)
-    newcomer = taken.submit(prompt(3, 900), 4, NEW)
-    taken.step(5)
+def test_it_enters_when_a_member_has_left(taken, queued):
+    running, newcomer = queued
     taken.send(AgentFinish(agent=OLD.agent, application=OLD.application))
     taken.step(8)
     assert newcomer in taken.finished
@@ -44,34 +49,25 @@ def test_it_enters_when_a_member_has_left(taken):
     taken.run(running)
 
 
-def test_it_enters_when_a_member_turns_out_to_be_idle_mostly(taken):
-    running = taken.submit(prompt(2, 100), 200)
-    taken.step(2)
-    newcomer = taken.submit(prompt(3, 900), 4, NEW)
-    taken.step(5)
+def test_it_enters_when_a_member_turns_out_to_be_idle_mostly(taken, queued):
+    running, newcomer = queued
     taken.at(taken.now_s + 60.0)
     taken.step(8)
     assert newcomer in taken.finished
     taken.run(running)
 
 
-def test_an_attempt_in_vain_is_not_repeated(taken):
+def test_an_attempt_in_vain_is_not_repeated(taken, queued):
     """Each one matches the prompts that wait."""
-    running = taken.submit(prompt(2, 100), 100)
-    taken.step(2)
-    newcomer = taken.submit(prompt(3, 900), 4, NEW)
-    taken.step(2)
+    running, newcomer = queued
     before = taken.planner.log.counts["defer.working_set"]
     taken.step(20)
     assert taken.planner.log.counts["defer.working_set"] == before
     taken.run(running, newcomer)
 
 
-def test_members_and_untagged_requests_pass_those_outside(taken):
-    running = taken.submit(prompt(2, 100), 200)
-    taken.step(2)
-    newcomer = taken.submit(prompt(3, 900), 4, NEW)
-    taken.step(3)
+def test_members_and_untagged_requests_pass_those_outside(taken, queued):
+    running, newcomer = queued
     member = taken.submit(prompt(4, 100), 2, AgentTag(agent="second", application="old"))
     untagged = taken.submit(prompt(5, 100), 2)
     taken.step(6)
@@ -90,18 +86,35 @@ def test_who_fell_silent_makes_room_and_comes_back(harness):
     harness.generate(prompt(1, 1500), 4, OLD)  # no call is announced
     running = harness.submit(prompt(2, 100), 300)
     harness.step(2)
-    harness.at(harness.now_s + 6.0)
-    newcomer = harness.submit(prompt(3, 900), 4, NEW)
+    harness.at(harness.now_s + IDLE_S + 1.0)
+    newcomer = harness.submit(prompt(3, 1400), 4, NEW)
     harness.step(8)
     assert newcomer in harness.finished
-    assert "old" not in harness.planner.spatial.working_set
+    assert "old" not in harness.planner.applications.working_set
     again = harness.submit(prompt(1, 1500), 4, OLD)
     harness.run(again, running)
 
 
 def test_a_finished_application_leaves_nothing_behind(taken):
-    spatial = taken.planner.spatial
+    applications = taken.planner.applications
     taken.send(AgentFinish(agent=OLD.agent, application=OLD.application))
     taken.step()
-    assert len(spatial.working_set.members) == 0
-    assert spatial._agents == {} == spatial._running
+    assert len(applications.working_set.members) == 0
+    assert applications._running == {}
+    assert applications._ended == set()
+
+
+def test_what_still_runs_counts_when_another_request_of_the_application_has_ended(harness):
+    """The event log's numbers of requests are not SGLang's."""
+    long = harness.submit(prompt(1, 900), 60, OLD)
+    second = AgentTag(agent="second", application="old")
+    short = harness.submit(prompt(2, 100), 2, second)
+    harness.step(6)
+    assert short in harness.finished
+    assert long not in harness.finished
+    member = harness.planner.applications.working_set.members["old"]
+    assert member.running_tokens >= 900
+    assert not member.waits
+    harness.abort(long)
+    harness.step(3)
+    assert member.running_tokens == 0

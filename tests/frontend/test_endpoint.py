@@ -189,6 +189,30 @@ def test_a_tool_call_is_signalled_after_the_generation_and_before_the_next_one(p
     assert start["application"] == "run-7" and len(start["arguments_digest"]) == 32
 
 
+@sgl.function
+def reporting(s, task):
+    s += task
+    s += sgl.gen("answer", max_tokens=4)
+    with tool_call(s, "rag", stages=("query", "embed")) as call:
+        call.progress(stage="embed")
+    s += sgl.gen("verdict", max_tokens=4)
+
+
+def test_a_tool_call_reports_how_far_it_is(peer, endpoint):
+    with endpoint.agent("coder", application="run-7"):
+        reporting.run("hello", backend=endpoint).sync()
+    start, report, finish = peer.bodies("/tokencake/signal")
+    assert start["stages"] == ["query", "embed"]
+    who = {"agent": "coder", "application": "run-7", "call_id": start["call_id"]}
+    assert report == {"type": "call_progress", **who, "stage": "embed"}
+    assert finish == {"type": "call_finish", **who}
+
+
+def test_a_reporting_tool_call_of_nobody_sends_nothing(peer, endpoint):
+    assert reporting.run("hello", backend=endpoint)["verdict"] == "out"
+    assert peer.bodies("/tokencake/signal") == []
+
+
 def test_a_tool_call_of_nobody_sends_nothing(peer, endpoint):
     two_turns.run("hello", backend=endpoint).sync()
     assert peer.bodies("/tokencake/signal") == []

@@ -11,7 +11,7 @@ from tokencake_sglang.replay import arrivals, tool_times
 from tokencake_sglang.replay.closed_loop import schedule
 from tokencake_sglang.replay.summary import summarize
 from tokencake_sglang.replay.tokens import Span
-from tokencake_sglang.replay.workload import Workload
+from tokencake_sglang.replay.workload import ToolCall, Workload
 
 APPLICATION = workload(
     request("app/a", tool_s=4.0, arrival_s=1.0, prompt=(Span("shared", 0, 8), Span("app/x", 0, 2))),
@@ -52,6 +52,22 @@ def test_poisson_tools_keep_the_mean_and_have_its_spread() -> None:
     drawn = waits(tool_times.with_poisson_tools(MANY, seed=2))
     assert statistics.mean(drawn) == pytest.approx(4.0, abs=0.4)
     assert statistics.stdev(drawn) == pytest.approx(4.0, abs=0.6)
+
+
+def test_exact_hints_declare_what_each_call_really_takes() -> None:
+    undeclared = request("app/a", call=ToolCall(tool="shell", wait_s=7.0))
+    waits_for_others = request("app/b", call=ToolCall(tool="agent", wait_s=1.0, until=("app/a",)))
+    told = tool_times.with_exact_hints(workload(undeclared, waits_for_others, request("app/c")))
+    assert [r.call and r.call.declared_s for r in told.requests] == [7.0, None, None]
+    assert told.header.options["hints"] == "exact"
+
+
+def test_exact_hints_replace_a_callers_wrong_word() -> None:
+    noisy = tool_times.with_noise(MANY, seed=1, scale=0.5)
+    told = tool_times.with_exact_hints(noisy)
+    calls = [r.call for r in told.requests if r.call is not None]
+    assert all(call.declared_s == call.wait_s for call in calls)
+    assert [call.wait_s for call in calls] == [r.call.wait_s for r in noisy.requests if r.call]
 
 
 def test_a_draw_depends_on_seed_and_request_not_on_the_company() -> None:

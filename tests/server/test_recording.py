@@ -13,6 +13,7 @@ from tests.server.processes import TINY_FLAGS, Server
 from tokencake_sglang.replay.tokens import common_prefix
 from tokencake_sglang.replay.workload import read
 from tokencake_sglang.signals.client import Client
+from tokencake_sglang.temporal.duration import CallFeatures, DurationModel, Source
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +35,16 @@ def stream(http, prompt, new_tokens, tag):
 def test_a_recording_has_the_dependencies_and_the_sharing_of_what_was_asked(tmp_path):
     model, record = tiny_llama(tmp_path / "model"), tmp_path / "trace.jsonl"
     flags = (*TINY_FLAGS, "--max-total-tokens", "4096", "--enable-tokencake")
-    server = Server(tmp_path / "log", model, (*flags, "--tokencake-record", str(record)))
+    durations = tmp_path / "durations"
+    files = ("--tokencake-record", str(record), "--tokencake-durations-file", str(durations))
+    server = Server(tmp_path / "log", model, (*flags, *files))
     with server, Client(server.url, strict=True) as client:
         coder = client.agent("coder", application="run", agent_type="coder", critical=True)
         said = generate(server.http, PROMPT, 60, coder.tag)["output_ids"]
-        with coder.tool_call("pytest", predicted_s=0.5):
-            time.sleep(0.4)
+        with coder.tool_call("pytest", predicted_s=0.5, stages=("collect", "run")) as call:
+            time.sleep(0.2)
+            call.progress(stage="run")
+            time.sleep(0.2)
         second = [*PROMPT, *said, *RESULT]
         answer = stream(server.http, second, 40, coder.tag)
         generate(server.http, [*second, *answer], 5, {"agent": "critic", "application": "run"})
@@ -77,4 +82,9 @@ def test_a_recording_has_the_dependencies_and_the_sharing_of_what_was_asked(tmp_
         (200, 4),
         (200, 4),
     ]
+    learnt = DurationModel.load(durations)
+    pytest_call = CallFeatures("pytest", "coder", "run", stages=("collect", "run"))
+    assert learnt.source(pytest_call) is Source.HISTORY
+    second_stage = learnt.expect_after(pytest_call, finished=1, elapsed_s=50.0)
+    assert second_stage.quantile(0.5, 50.0) < 55.0, "its own length is known"
     assert str(PROMPT[0]) not in record.read_text().split(), "no token ids"

@@ -66,6 +66,7 @@ def ranks(tmp_path_factory):
         *("--tokencake-hold-timeout-s", "60", "--tokencake-upload-lead-s", "1"),
         *("--tokencake-upload-piece-tokens", "200"),
         *("--tokencake-decision-log", str(directory / "decisions.jsonl")),
+        *("--tokencake-expected-agents", "1000", "--tokencake-expected-context-tokens", "1000"),
     )
     variables = {
         "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
@@ -93,7 +94,8 @@ def test_ranks_agree_through_release_and_upload_and_answer_as_from_scratch(ranks
             second = generate(server.http, continued, 24, agent.tag)
             assert second["meta_info"]["cached_tokens"] >= TURN_TOKENS
             answers.append((continued, second["output_ids"]))
-            assert decisions.of(*key, "release")
+            reasons = {line["reason"] for line in decisions.of(*key, "release")}
+            assert reasons == {"in_call"}
             assert len(decisions.of(*key, "upload")) >= TURN_TOKENS // 200
             assert [line["reason"] for line in decisions.of(*key, "return")] == ["uploaded_in_time"]
 
@@ -105,3 +107,8 @@ def test_ranks_agree_through_release_and_upload_and_answer_as_from_scratch(ranks
     assert len({tuple(answer) for _, answer in answers}) == 2
     assert server.log.count("Rank consensus checker is enabled") == 2
     assert "Found rank divergence" not in server.log
+
+
+def test_one_rank_says_that_the_host_tier_is_too_small(ranks):
+    server, _ = ranks
+    assert server.log.count("1,000 agents of 1,000 have 1,000,000") == 1

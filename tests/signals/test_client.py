@@ -11,6 +11,7 @@ import pytest
 
 from tokencake_sglang import AsyncClient, Client, SignalError
 from tokencake_sglang.agents.errors import AgentError
+from tokencake_sglang.agents.events import CallProgress
 from tokencake_sglang.agents.identity import parse_tag
 from tokencake_sglang.signals.agent_handle import digest
 from tokencake_sglang.signals.tagging import find_tag
@@ -78,6 +79,21 @@ def test_signals_arrive_and_are_acknowledged(server, connect):
         (5, True),
     ]
     assert server.sent[2][2].predicted_s == 1.5
+
+
+def test_progress_arrives_in_each_of_its_three_ways(server, connect):
+    server.know("coder")
+    client = connect(server, strict=True)
+    client.call_start("coder", "c", "rag", stages=["query", "embed"])
+    assert server.sent[-1][2].stages == ("query", "embed")
+    for way in ({"fraction": 0.25}, {"remaining_s": 1.5}, {"stage": "embed"}):
+        assert not client.call_progress("coder", "c", **way).repeat
+        assert server.sent[-1][2] == CallProgress(agent="coder", call_id="c", **way)
+    assert client.call_progress("coder", "c", stage="query").repeat
+    with pytest.raises(SignalError, match="fraction, remaining_s, stage: expected exactly one"):
+        client.call_progress("coder", "c")
+    with pytest.raises(SignalError, match="contradiction: stage: .* declared are query, embed"):
+        client.call_progress("coder", "c", stage="rank")
 
 
 def test_a_strict_client_raises_what_the_server_refused(server, connect):
@@ -221,9 +237,9 @@ def test_a_tool_call_is_two_signals_around_the_block(server):
     server.know("coder", "run")
     with Client(server.http, strict=True) as client:
         agent = client.agent("coder", application="run")
-        with agent.tool_call("test", predicted_s=2.0, arguments={"b": 1, "a": 2}) as call_id:
+        with agent.tool_call("test", predicted_s=2.0, arguments={"b": 1, "a": 2}) as call:
             start = server.sent[-1][2]
-            assert (start.call_id, start.tool, start.predicted_s) == (call_id, "test", 2.0)
+            assert (start.call_id, start.tool, start.predicted_s) == (call.call_id, "test", 2.0)
             assert start.arguments_digest == digest({"a": 2, "b": 1})
         agent.finish()
     assert server.signals() == [
@@ -231,6 +247,39 @@ def test_a_tool_call_is_two_signals_around_the_block(server):
         ("CallFinish", "coder"),
         ("AgentFinish", "coder"),
     ]
+
+
+def test_a_running_tool_reports_how_far_it_is(server):
+    server.know("coder", "run")
+
+    async def awaiting():
+        async with AsyncClient(server.zmq, strict=True) as client:
+            coder = client.agent("coder", application="run")
+            async with coder.tool_call("rag", stages=("query", "embed")) as call:
+                await call.progress(fraction=0.5)
+                await call.progress(remaining_s=3.0)
+                await call.progress(stage="embed")
+        return call.call_id
+
+    def waiting():
+        with Client(server.zmq, strict=True) as client:
+            coder = client.agent("coder", application="run")
+            with coder.tool_call("rag", stages=("query", "embed")) as call:
+                call.progress(fraction=0.5)
+                call.progress(remaining_s=3.0)
+                call.progress(stage="embed")
+        return call.call_id
+
+    for run in (waiting, lambda: asyncio.run(awaiting())):
+        call_id = run()
+        start, *reports, _ = [event for _, _, event in server.sent][-5:]
+        assert (start.call_id, start.stages) == (call_id, ("query", "embed"))
+        assert {(event.application, event.call_id) for event in reports} == {("run", call_id)}
+        assert [(e.fraction, e.remaining_s, e.stage) for e in reports] == [
+            (0.5, None, None),
+            (None, 3.0, None),
+            (None, None, "embed"),
+        ]
 
 
 def test_a_tool_that_fails_finishes_its_call_and_keeps_its_error(server):
@@ -258,9 +307,9 @@ def test_the_tools_own_error_is_seen_even_if_the_finish_is_lost(server):
     with (
         pytest.raises(KeyError, match="mine"),
         Client(server.http, strict=True) as client,
-        client.agent("coder").tool_call("test") as call_id,
+        client.agent("coder").tool_call("test") as call,
     ):
-        client.call_finish("coder", call_id)
+        client.call_finish("coder", call.call_id)
         client._transport._format.target += "/elsewhere"
         raise KeyError("mine")
 

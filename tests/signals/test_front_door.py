@@ -1,9 +1,17 @@
 import pytest
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
-from tokencake_sglang.agents.events import CallFinish, CallStart, RequestBegin, RequestEnd, Tick
+from tokencake_sglang.agents.events import (
+    CallFinish,
+    CallProgress,
+    CallStart,
+    DurationsKnown,
+    RequestBegin,
+    RequestEnd,
+    Tick,
+)
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
-from tokencake_sglang.agents.table import AgentTable
+from tokencake_sglang.agents.table import AgentTable, Change
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.signals.front_door import HOUSEKEEPING_S, REFUSALS_KEPT, FrontDoor
 
@@ -15,11 +23,18 @@ FINISH = CallFinish(agent="coder", call_id="c")
 class Bench:
     """A front door whose clock and scheduler the test plays."""
 
-    def __init__(self, **options):
+    def __init__(self, durations=None, **options):
         self.now_s = 100.0
         self.sent = []
+        self.followed = []
         self.config = TokencakeConfig(**options)
-        self.door = FrontDoor(self.config, self.send, lambda: self.now_s)
+        self.door = FrontDoor(
+            self.config,
+            self.send,
+            lambda: self.now_s,
+            durations=durations,
+            follow=lambda *what: self.followed.append(what),
+        )
 
     def send(self, sequence, stamp_s, event):
         self.sent.append((sequence, stamp_s, event))
@@ -67,6 +82,62 @@ def test_a_repeat_is_acknowledged_and_not_sent(stalled):
     acknowledgement = stalled.door.submit(START)
     assert (acknowledgement.sequence, acknowledgement.repeat) == (3, True)
     assert len(stalled.sent) == 3
+
+
+def test_progress_is_sent_and_keeps_ticks_coming(stalled):
+    progress = CallProgress(agent="coder", call_id="c", fraction=0.5)
+    stalled.now_s += 20.0
+    assert not stalled.door.submit(progress).repeat
+    assert stalled.door.submit(progress).repeat
+    assert stalled.events()[-1] == progress
+    assert stalled.door.snapshot()["signals"]["accepted"]["call_progress"] == 1
+    stalled.now_s += 29.0
+    stalled.door.tick()
+    assert stalled.door.table.open_calls == 1, "it has reported"
+
+
+def test_what_earlier_runs_learnt_is_the_first_entry():
+    bench = Bench(durations=b"state")
+    bench.door.request_begin(CODER, "r")
+    bench.door.open()
+    assert bench.sent == [
+        (1, 100.0, DurationsKnown(state=b"state")),
+        (2, 100.0, RequestBegin(rid="r", tag=CODER)),
+    ]
+
+
+def test_what_earlier_runs_learnt_can_be_sent_before_anything_happens():
+    bench = Bench(durations=b"state")
+    bench.door.open()
+    assert bench.events() == [DurationsKnown(state=b"state")]
+
+
+def test_without_anything_learnt_the_first_entry_is_the_first_event(bench):
+    bench.door.open()
+    assert bench.sent == []
+
+
+def test_a_first_entry_that_does_not_arrive_keeps_no_request_back():
+    bench = Bench(durations=b"state")
+    bench.door._send, working = None, bench.door._send
+    bench.door.open()
+    bench.door._send = working
+    bench.door.request_begin(CODER, "r")
+    assert [(sequence, type(event)) for sequence, _, event in bench.sent] == [(2, RequestBegin)]
+    assert bench.door.snapshot()["send_failures"] == 1
+
+
+def test_every_consequence_is_followed_once_at_the_time_of_its_stamp(stalled):
+    stalled.now_s += 7.0
+    stalled.door.submit(FINISH)
+    stalled.door.submit(FINISH)
+    followed = [(transition.change, now_s) for transition, now_s in stalled.followed]
+    assert followed == [
+        (Change.REQUEST_BEGAN, 100.0),
+        (Change.REQUEST_ENDED, 100.0),
+        (Change.CALL_STARTED, 100.0),
+        (Change.CALL_FINISHED, 107.0),
+    ]
 
 
 def test_a_refused_signal_is_raised_counted_and_not_sent(bench):

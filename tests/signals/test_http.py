@@ -53,6 +53,7 @@ def error_of(response):
 def test_each_signal_has_a_path_of_its_own(bench):
     answers = [
         bench.post("/call_start", json=START),
+        bench.post("/call_progress", json={"agent": "coder", "call_id": "c", "fraction": 0.5}),
         bench.post("/call_finish", json={"agent": "coder", "call_id": "c"}),
         bench.post("/agent_finish", json={"agent": "coder"}),
         bench.post("/application_finish", json={"application": "coder"}),
@@ -61,7 +62,8 @@ def test_each_signal_has_a_path_of_its_own(bench):
         {"ok": True, "sequence": 2, "repeat": False},
         {"ok": True, "sequence": 3, "repeat": False},
         {"ok": True, "sequence": 4, "repeat": False},
-        {"ok": True, "sequence": 4, "repeat": True},  # its only agent has finished
+        {"ok": True, "sequence": 5, "repeat": False},
+        {"ok": True, "sequence": 5, "repeat": True},  # its only agent has finished
     ]
 
 

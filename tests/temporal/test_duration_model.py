@@ -1,5 +1,6 @@
 """The model as a whole: stages, memory, persistence, the same answers everywhere."""
 
+import math
 import time
 import tracemalloc
 
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 
 from tokencake_sglang.temporal.duration import (
     MAX_STATE_BYTES,
-    MAX_TOOLS,
     CallFeatures,
     DurationModel,
     Source,
 )
+from tokencake_sglang.temporal.durations.history import MAX_NODES
 
 EMPTY = (bytes(8 * 351), 0.0, 1.0, 0.0, 0.0)
 
@@ -57,18 +58,18 @@ def test_every_prediction_is_a_distribution(past, call, elapsed_s):
 @given(finished, calls)
 def test_to_expect_changes_nothing(past, call):
     model = learned(past)
-    before = model.to_dict()
+    before = model.to_bytes()
     model.expect(call)
     model.source(call)
-    assert model.to_dict() == before
+    assert model.to_bytes() == before
 
 
 def test_a_length_that_is_no_number_is_refused_and_changes_nothing():
     model = learned([(CallFeatures("t"), 2.0)])
-    before = model.to_dict()
+    before = model.to_bytes()
     with pytest.raises(ValueError, match="duration_s: expected seconds, got nan"):
         model.observe(CallFeatures("t", given_s=1.0), float("nan"))
-    assert model.to_dict() == before
+    assert model.to_bytes() == before
 
 
 def test_a_bare_name_is_a_call_of_that_tool():
@@ -124,13 +125,11 @@ class TestMemory:
         try:
             before, _ = tracemalloc.get_traced_memory()
             model = DurationModel(1.0)
-            for number in range(MAX_TOOLS + 500):
+            for number in range(MAX_NODES + 500):
                 name = f"{number:0256}"
                 features = CallFeatures(name, name[::-1], name + "a", 3.0, name + "k", number)
                 model.observe(features, 2.0 + number % 7)
-                if number % 128 == 0:
-                    for again in range(32):
-                        model.observe(name, float(again) + 0.125)
+                model.observe_stage(features, name[::-1], 1.0)
             del features, name
             after, _ = tracemalloc.get_traced_memory()
         finally:
@@ -150,19 +149,18 @@ class TestPersistence:
     @given(finished, finished, calls)
     def test_a_restored_model_goes_on_as_the_old_one(self, past, future, call):
         model = learned(past)
-        restored = DurationModel.from_dict(model.to_dict())
+        restored = DurationModel.from_bytes(model.to_bytes())
         for finished_call, duration_s in future:
             model.observe(finished_call, duration_s)
             restored.observe(finished_call, duration_s)
         assert restored.expect(call) == model.expect(call)
-        assert restored.predict("search") == model.predict("search")
-        assert restored.to_dict() == model.to_dict()
+        assert restored.to_bytes() == model.to_bytes()
 
     def test_through_a_file(self, tmp_path):
         model = learned([(CallFeatures("t", "a", given_s=2.0), 3.0)] * 9)
         model.save(tmp_path / "durations")
         model.save(tmp_path / "durations")  # over itself
-        assert DurationModel.load(tmp_path / "durations").to_dict() == model.to_dict()
+        assert DurationModel.load(tmp_path / "durations").to_bytes() == model.to_bytes()
         assert [path.name for path in tmp_path.iterdir()] == ["durations"]
 
     @pytest.mark.parametrize(
@@ -170,7 +168,9 @@ class TestPersistence:
         [
             (b"", "truncated"),
             (b"{}", "Expected `object`"),
-            (msgspec.msgpack.encode({"format": "other"}), "missing required field"),
+            (msgspec.msgpack.encode({"format": "other"}), "got 'other'"),
+            (msgspec.msgpack.encode({}), "missing required field"),
+            (b"\x81\xa1a" + b"\x91" * 100_000, "ecursion"),
         ],
     )
     def test_a_foreign_file_is_refused_by_name(self, tmp_path, content, message):
@@ -180,6 +180,10 @@ class TestPersistence:
             DurationModel.load(path)
         assert path.read_bytes() == content
 
+    def test_a_folder_is_refused_by_name(self, tmp_path):
+        with pytest.raises(ValueError, match="Is a directory"):
+            DurationModel.load(tmp_path)
+
     def test_a_file_that_is_not_there_is_refused_by_name(self, tmp_path):
         with pytest.raises(ValueError, match="durations: not a file of durations"):
             DurationModel.load(tmp_path / "durations")
@@ -187,21 +191,31 @@ class TestPersistence:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("version", 2, "version: expected 1, got 2"),
-            ("format", "other", "format: expected 'tokencake-durations', got 'other'"),
+            ("version", 1, "expected 'tokencake-durations' of version 2, .* of version 1"),
+            ("format", "other", "expected 'tokencake-durations' .* got 'other' of version 2"),
             ("scores", [1.0], "scores: expected 3"),
+            ("scores", [1.0, math.nan, 1.0], "scores: expected finite numbers"),
             ("level_scores", [], "level_scores: expected"),
             ("unheard", 1, "unheard"),
             ("default_s", -1.0, "default_s: expected seconds"),
             ("nodes", [((9, None, None, None), EMPTY)], "nodes: expected levels below 6"),
             ("nodes", [((0, None, None, None), EMPTY)], "nodes: .* none of them empty"),
             ("ratios", (b"12345678", 1.0, 1.0, 0.0, 0.0), "weights: expected 321, got 1"),
+            ("ratios", (bytes(8 * 321), 0.0, 1.0, 0.0, math.nan), "last, steps: got 0.0, nan"),
+            ("ratios", (bytes(8 * 321), 0.0, math.nan, 0.0, 0.0), "total, latest: got 0.0, nan"),
         ],
     )
     def test_values_of_another_version_are_refused(self, name, value, message):
-        values = DurationModel(1.0).to_dict() | {name: value}
+        values = msgspec.msgpack.decode(DurationModel(1.0).to_bytes()) | {name: value}
         with pytest.raises(ValueError, match=message):
-            DurationModel.from_dict(values)
+            DurationModel.from_bytes(msgspec.msgpack.encode(values))
+
+    def test_what_was_learnt_can_be_given_another_default(self):
+        model = learned([(CallFeatures("t"), 9.0)] * 30)
+        other = DurationModel.from_bytes(model.to_bytes(), default_s=100.0)
+        assert other.expect(CallFeatures("t")).quantile(0.5) == pytest.approx(9.0, rel=0.05)
+        empty = DurationModel.from_bytes(DurationModel(1.0).to_bytes(), default_s=100.0)
+        assert empty.expect(CallFeatures("t")).quantile(0.5) == pytest.approx(100.0, rel=0.05)
 
     def test_a_failed_save_leaves_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "durations"

@@ -1,32 +1,33 @@
 """Seconds to the next use, of agents and of what no agent claims."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake_sglang.temporal.next_use import STAMPS_KEPT, AccessClock, seconds_to_next_use
-
-
-def expected(**changes) -> float:
-    facts = {"has_request": False, "finished": False, "return_s": None, "last_event_s": 90.0}
-    return seconds_to_next_use(100.0, **{**facts, **changes})
+from tokencake_sglang.temporal.returns import Return
 
 
 @pytest.mark.parametrize(
-    ("facts", "seconds"),
+    ("has_request", "expected", "seconds"),
     [
-        ({"has_request": True, "return_s": 500.0}, 0.0),
-        ({"finished": True}, math.inf),
-        ({"return_s": 130.0}, 30.0),
-        ({"return_s": 80.0}, 20.0),  # overdue: as long again
-        ({}, 10.0),  # silent: as long again
-        ({"last_event_s": 101.0}, 0.0),  # a stamp of this very step
+        (True, Return(500.0, 90.0, promised=True), 0.0),
+        (False, Return(130.0, 90.0, promised=True), 30.0),
+        (False, Return(80.0, 70.0, promised=True), 20.0),  # overdue: as long again
+        (False, Return(130.0, 90.0, promised=False), 40.0),  # as far as when it was looked at
+        (False, None, 10.0),  # silent: as long again
     ],
 )
-def test_of_an_agent(facts, seconds):
-    assert expected(**facts) == seconds
+def test_of_an_agent(has_request, expected, seconds):
+    left_s = seconds_to_next_use(
+        100.0, has_request=has_request, expected=expected, last_event_s=90.0
+    )
+    assert left_s == seconds
+
+
+def test_a_stamp_of_this_very_step_is_not_in_the_future():
+    left_s = seconds_to_next_use(100.0, has_request=False, expected=None, last_event_s=101.0)
+    assert left_s == 0.0
 
 
 def test_an_age_is_counted_from_the_last_stamp_before_the_access():

@@ -1,10 +1,11 @@
 """Everything that can happen to an agent, as the messages that carry it.
 
-The four signals come from agent programs; the request events and the tick are made by the
-server's main process. Together, numbered and stamped, they are the log that every scheduler rank
+The signals come from agent programs; all other events are made by the server's main process.
+Together, numbered and stamped, they are the log that every scheduler rank
 replays: the same events in the same order give the same agent states everywhere.
 """
 
+from collections import Counter
 from typing import Annotated
 
 import msgspec
@@ -13,8 +14,12 @@ from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.identity import AgentKey, AgentTag, Name, field_of
 
 MAX_SIGNAL_BYTES = 16 * 1024
+MAX_STAGES = 16
+WAYS_OF_PROGRESS = ("fraction", "remaining_s", "stage")
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=7 * 24 * 3600.0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Stages = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_STAGES)]
 
 
 class Event(
@@ -35,12 +40,47 @@ class AgentSignal(Event, frozen=True, kw_only=True):
 
 
 class CallStart(AgentSignal, frozen=True, kw_only=True, tag="call_start"):
-    """The agent stopped at a tool call. ``predicted_s``: the caller's own estimate of its length."""
+    """The agent stopped at a tool call.
+
+    ``predicted_s`` is the caller's own estimate of its length, ``stages`` are the names of the
+    parts that it goes through, in order.
+    """
 
     call_id: Name
     tool: Name
     predicted_s: Seconds | None = None
     arguments_digest: Name | None = None
+    stages: Stages = ()
+
+    def __post_init__(self) -> None:
+        repeated = [name for name, count in Counter(self.stages).items() if count > 1]
+        if repeated:
+            raise AgentError(
+                ErrorCode.INVALID_MESSAGE,
+                f"stages: expected distinct names, got {repeated[0]!r:.100} more than once",
+            )
+
+
+class CallProgress(AgentSignal, frozen=True, kw_only=True, tag="call_progress"):
+    """How far a running call is, in exactly one of three ways.
+
+    ``fraction`` of the call's time is over; ``remaining_s`` are left, by the caller's new
+    estimate; or ``stage``, one of those that ``CallStart`` declared, begins.
+    """
+
+    call_id: Name
+    fraction: Fraction | None = None
+    remaining_s: Seconds | None = None
+    stage: Name | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in WAYS_OF_PROGRESS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise AgentError(
+                ErrorCode.INVALID_MESSAGE,
+                f"{', '.join(WAYS_OF_PROGRESS)}: expected exactly one of them, "
+                f"got {' and '.join(given) or 'none'}",
+            )
 
 
 class CallFinish(AgentSignal, frozen=True, kw_only=True, tag="call_finish"):
@@ -76,11 +116,18 @@ class Tick(Event, frozen=True, kw_only=True, tag="tick"):
     """Time passed: no rank reads a clock of its own."""
 
 
-Signal = CallStart | CallFinish | AgentFinish | ApplicationFinish
-AnyEvent = Signal | RequestBegin | RequestEnd | Tick
+class DurationsKnown(Event, frozen=True, kw_only=True, tag="durations_known"):
+    """What earlier runs of the server learnt of calls' lengths: a stored ``DurationModel``."""
+
+    state: bytes
+
+
+Signal = CallStart | CallProgress | CallFinish | AgentFinish | ApplicationFinish
+AnyEvent = Signal | RequestBegin | RequestEnd | Tick | DurationsKnown
 
 SIGNALS: dict[str, type[Signal]] = {
     "call_start": CallStart,
+    "call_progress": CallProgress,
     "call_finish": CallFinish,
     "agent_finish": AgentFinish,
     "application_finish": ApplicationFinish,

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tokencake_sglang.agents.alarms import Alarms
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import (
     AgentFinish,
     AnyEvent,
     ApplicationFinish,
     CallFinish,
+    CallProgress,
     CallStart,
+    DurationsKnown,
     RequestBegin,
     RequestEnd,
     Tick,
@@ -30,6 +33,9 @@ OPEN_CALLS_MAX = 256
 """Open calls an agent can have: a program that never finishes one must not fill the memory."""
 
 LONGEST_CALL_S = 7 * 24 * 3600.0
+
+Signature = tuple[str, float | None, str | None, tuple[str, ...]]
+"""What a repeated ``CallStart`` has to say again: tool, predicted_s, arguments_digest, stages."""
 
 
 class AgentState(StrEnum):
@@ -48,15 +54,29 @@ class Change(StrEnum):
     REQUEST_BEGAN = "request_began"
     REQUEST_ENDED = "request_ended"
     CALL_STARTED = "call_started"
+    CALL_PROGRESSED = "call_progressed"
     CALL_FINISHED = "call_finished"
     CALL_LAPSED = "call_lapsed"
     AGENT_FINISHED = "agent_finished"
     AGENT_FORGOTTEN = "agent_forgotten"
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The latest report of a running call: one of the two, and when it came."""
+
+    at_s: float
+    fraction: float | None = None
+    remaining_s: float | None = None
+
+
 @dataclass(slots=True)
 class Call:
-    """One open tool call. Times are seconds on the main process's clock."""
+    """One open tool call. Times are seconds on the main process's clock.
+
+    ``stages_finished`` of the declared ``stages`` are over; the one that runs now, if there is one,
+    has run since ``stage_started_s``.
+    """
 
     call_id: str
     tool: str
@@ -64,10 +84,20 @@ class Call:
     predicted_s: float | None
     arguments_digest: str | None
     deadline_s: float
+    stages: tuple[str, ...] = ()
+    stages_finished: int = 0
+    stage_started_s: float = 0.0
+    progress: Progress | None = None
 
     @property
-    def signature(self) -> tuple[str, float | None, str | None]:
-        return (self.tool, self.predicted_s, self.arguments_digest)
+    def signature(self) -> Signature:
+        return (self.tool, self.predicted_s, self.arguments_digest, self.stages)
+
+    def last_stage(self, now_s: float) -> tuple[str, float] | None:
+        """The last declared stage and its length, for a call that ends now while in it."""
+        if not self.stages or self.stages_finished < len(self.stages) - 1:
+            return None
+        return self.stages[-1], now_s - self.stage_started_s
 
 
 @dataclass(slots=True)
@@ -81,9 +111,9 @@ class Agent:
     seen_order: int
     application_order: int
     last_event_s: float
-    rids: set[str] = field(default_factory=set)
+    rids: tuple[str, ...] = ()  # few, and none of most agents
     calls: dict[str, Call] = field(default_factory=dict)
-    closed_calls: OrderedDict[str, tuple] = field(default_factory=OrderedDict)
+    closed_calls: dict[str, Signature] = field(default_factory=dict)  # the oldest first
     turns: int = 0
     finished: bool = False
 
@@ -99,24 +129,29 @@ class Agent:
         del self.calls[call.call_id]
         self.closed_calls[call.call_id] = call.signature
         while len(self.closed_calls) > CLOSED_CALLS_KEPT:
-            self.closed_calls.popitem(last=False)
+            del self.closed_calls[next(iter(self.closed_calls))]
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One consequence of an event; ``call`` for the call it opened or closed."""
+    """One consequence of an event; ``call`` for the call it opened, refined or closed.
+
+    ``ended_stage`` is a stage of that call which ended by it, with its length in seconds. None also
+    where several ended at once, for then no single length is known.
+    """
 
     agent: Agent
     change: Change
     call: Call | None = None
+    ended_stage: tuple[str, float] | None = None
 
 
 class AgentTable:
     """All agents known, bounded by ``max_agents``.
 
     Args:
-        call_timeout_s: an open call is given up after this long, or after four times its
-            predicted length where that is longer (at most a week).
+        call_timeout_s: an open call is given up after this long without a report of its progress,
+            or after four times its predicted length where that is longer (at most a week).
         agent_timeout_s: an agent without request or call is forgotten after this long.
         max_agents: above it the agents longest without an event are forgotten, except those
             with a request or an open call.
@@ -130,10 +165,10 @@ class AgentTable:
         self.max_agents = max_agents
         self.now_s = 0.0
         self._agents: OrderedDict[AgentKey, Agent] = OrderedDict()  # oldest event first
-        self._applications: dict[str, set[AgentKey]] = {}
+        self._applications: dict[str, list[AgentKey]] = {}  # by first sight
         self._application_order: dict[str, int] = {}
         self._by_rid: dict[str, AgentKey] = {}
-        self._with_calls: dict[AgentKey, None] = {}
+        self._deadlines: Alarms[AgentKey] = Alarms()  # the soonest of an agent's open calls
         self._next_order = 0
 
     def __len__(self) -> int:
@@ -150,10 +185,14 @@ class AgentTable:
         key = self._by_rid.get(rid)
         return None if key is None else self._agents.get(key)
 
+    def of_application(self, application: str) -> list[Agent]:
+        """Its agents, in the order in which they were first seen; empty when it is unknown."""
+        return [self._agents[key] for key in self._applications.get(application, ())]
+
     @property
     def open_calls(self) -> int:
         """How many agents have an open tool call."""
-        return len(self._with_calls)
+        return len(self._deadlines)
 
     def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
         """Applies one event and returns its consequences; empty for a repeat.
@@ -168,6 +207,8 @@ class AgentTable:
                 transitions = self._request_end(event, now_s)
             case CallStart():
                 transitions = self._call_start(event, now_s)
+            case CallProgress():
+                transitions = self._call_progress(event, now_s)
             case CallFinish():
                 transitions = self._call_finish(event, now_s)
             case AgentFinish():
@@ -175,6 +216,8 @@ class AgentTable:
                 transitions = [] if agent.finished else [self._finish(agent, now_s)]
             case ApplicationFinish():
                 transitions = self._application_finish(event, now_s)
+            case DurationsKnown():
+                transitions = []  # of tools, not of agents
             case Tick():
                 self.now_s = max(self.now_s, now_s)
                 return self._expire()
@@ -195,7 +238,7 @@ class AgentTable:
         agent.finished = False  # a request is never refused: the agent lives on
         # A request of an agent that still has calls open: the finish signal was lost or is late.
         transitions = [self._close(agent, call, now_s) for call in list(agent.calls.values())]
-        agent.rids.add(event.rid)
+        agent.rids = (*agent.rids, event.rid)
         self._by_rid[event.rid] = agent.key
         self._touch(agent, now_s)
         return [*ended, *transitions, Transition(agent, Change.REQUEST_BEGAN)]
@@ -205,7 +248,7 @@ class AgentTable:
         agent = self._agents.get(key) if key is not None else None
         if agent is None:
             return []
-        agent.rids.discard(event.rid)
+        agent.rids = tuple(rid for rid in agent.rids if rid != event.rid)
         agent.turns += 1
         self._touch(agent, now_s)
         return [Transition(agent, Change.REQUEST_ENDED)]
@@ -224,7 +267,7 @@ class AgentTable:
 
     def _call_start(self, event: CallStart, now_s: float) -> list[Transition]:
         agent = self._known(event.key)
-        signature = (event.tool, event.predicted_s, event.arguments_digest)
+        signature = (event.tool, event.predicted_s, event.arguments_digest, event.stages)
         earlier = agent.calls.get(event.call_id)
         known = earlier.signature if earlier else agent.closed_calls.get(event.call_id)
         if known is not None:
@@ -233,7 +276,7 @@ class AgentTable:
             raise AgentError(
                 ErrorCode.CONTRADICTION,
                 f"call_id: {event.call_id!r} was already started with other values "
-                f"(tool, predicted_s, arguments_digest = {known}); use a new call_id",
+                f"(tool, predicted_s, arguments_digest, stages = {known}); use a new call_id",
             )
         if agent.finished:
             raise AgentError(
@@ -246,42 +289,84 @@ class AgentTable:
                 f"call_id: agent {agent.key.agent!r} has {len(agent.calls)} open calls, at most "
                 f"{OPEN_CALLS_MAX} are kept; finish some first",
             )
-        longest_s = max(self.call_timeout_s, 4 * (event.predicted_s or 0.0))
-        deadline_s = now_s + min(longest_s, LONGEST_CALL_S)
         call = Call(
             event.call_id,
             event.tool,
             now_s,
             event.predicted_s,
             event.arguments_digest,
-            deadline_s,
+            now_s + min(self._patience_s(event.predicted_s), LONGEST_CALL_S),
+            event.stages,
+            stage_started_s=now_s,
         )
         agent.calls[call.call_id] = call
-        self._with_calls[agent.key] = None
+        self._set_deadline(agent)
         self._touch(agent, now_s)
         return [Transition(agent, Change.CALL_STARTED, call)]
 
-    def _call_finish(self, event: CallFinish, now_s: float) -> list[Transition]:
+    def _call_progress(self, event: CallProgress, now_s: float) -> list[Transition]:
         agent = self._known(event.key)
-        call = agent.calls.get(event.call_id)
-        if call is not None:
-            return [self._close(agent, call, now_s)]
-        if event.call_id in agent.closed_calls:
-            return []  # repeated, or late: the agent's next request has closed it already
+        call = self._open_call(agent, event.call_id)
+        if call is None:
+            return []
+        ended_stage: tuple[str, float] | None = None
+        if event.stage is not None:
+            finished = self._stage_number(call, event.stage)
+            if finished <= call.stages_finished:
+                return []  # repeated, or overtaken by a later stage's
+            if finished == call.stages_finished + 1:
+                ended_stage = call.stages[finished - 1], now_s - call.stage_started_s
+            call.stages_finished, call.stage_started_s = finished, now_s
+        else:
+            progress = Progress(now_s, event.fraction, event.remaining_s)
+            if progress == call.progress:
+                return []
+            call.progress = progress
+        # Whoever reports is alive.
+        patient_s = now_s + self._patience_s(event.remaining_s)
+        call.deadline_s = max(call.deadline_s, min(patient_s, call.started_s + LONGEST_CALL_S))
+        self._set_deadline(agent)
+        self._touch(agent, now_s)
+        return [Transition(agent, Change.CALL_PROGRESSED, call, ended_stage)]
+
+    @staticmethod
+    def _stage_number(call: Call, stage: str) -> int:
+        """How many of the call's stages are over once ``stage`` has begun."""
+        if stage in call.stages:
+            return call.stages.index(stage)
+        declared = f"declared are {', '.join(call.stages)}" if call.stages else "none was declared"
         raise AgentError(
-            ErrorCode.UNKNOWN_CALL,
-            f"call_id: agent {agent.key.agent!r} has no call {event.call_id!r}; "
-            f"open calls are {sorted(agent.calls)[:8]}",
+            ErrorCode.CONTRADICTION,
+            f"stage: call {call.call_id!r} has no stage {stage!r}; {declared} (call_start.stages)",
         )
 
+    def _patience_s(self, expected_s: float | None) -> float:
+        return max(self.call_timeout_s, 4 * (expected_s or 0.0))
+
+    def _call_finish(self, event: CallFinish, now_s: float) -> list[Transition]:
+        agent = self._known(event.key)
+        call = self._open_call(agent, event.call_id)
+        return [] if call is None else [self._close(agent, call, now_s)]
+
+    @staticmethod
+    def _open_call(agent: Agent, call_id: str) -> Call | None:
+        """None for a closed one: its signal is repeated, or came after the agent's next request."""
+        call = agent.calls.get(call_id)
+        if call is None and call_id not in agent.closed_calls:
+            raise AgentError(
+                ErrorCode.UNKNOWN_CALL,
+                f"call_id: agent {agent.key.agent!r} has no call {call_id!r}; "
+                f"open calls are {sorted(agent.calls)[:8]}",
+            )
+        return call
+
     def _application_finish(self, event: ApplicationFinish, now_s: float) -> list[Transition]:
-        keys = self._applications.get(event.application)
-        if keys is None:
+        if event.application not in self._applications:
             raise AgentError(
                 ErrorCode.UNKNOWN_APPLICATION,
                 f"application: no agent of {event.application!r} has sent a tagged request",
             )
-        agents = sorted((self._agents[key] for key in keys), key=lambda agent: agent.seen_order)
+        agents = self.of_application(event.application)
         return [self._finish(agent, now_s) for agent in agents if not agent.finished]
 
     # -- bookkeeping --------------------------------------------------------------------------
@@ -293,26 +378,33 @@ class AgentTable:
         application_order = self._application_order.setdefault(key.application, order)
         agent = Agent(key, tag.agent_type, tag.node, tag.critical, order, application_order, now_s)
         self._agents[key] = agent
-        self._applications.setdefault(key.application, set()).add(key)
+        self._applications.setdefault(key.application, []).append(key)
         return agent
 
     def _touch(self, agent: Agent, now_s: float) -> None:
         agent.last_event_s = max(agent.last_event_s, now_s)
         self._agents.move_to_end(agent.key)
 
+    def _set_deadline(self, agent: Agent) -> None:
+        if agent.calls:
+            soonest_s = min(call.deadline_s for call in agent.calls.values())
+            self._deadlines.set(agent.key, soonest_s)
+        else:
+            self._deadlines.cancel(agent.key)
+
     def _close(
         self, agent: Agent, call: Call, now_s: float, change: Change = Change.CALL_FINISHED
     ) -> Transition:
         agent._close(call)
-        if not agent.calls:
-            self._with_calls.pop(agent.key, None)
+        self._set_deadline(agent)
         self._touch(agent, now_s)
-        return Transition(agent, change, call)
+        ended_stage = call.last_stage(now_s) if change is Change.CALL_FINISHED else None
+        return Transition(agent, change, call, ended_stage)
 
     def _finish(self, agent: Agent, now_s: float) -> Transition:
         for call in list(agent.calls.values()):
             agent._close(call)
-        self._with_calls.pop(agent.key, None)
+        self._set_deadline(agent)
         agent.finished = True
         self._touch(agent, now_s)
         return Transition(agent, Change.AGENT_FINISHED)
@@ -320,7 +412,7 @@ class AgentTable:
     def _expire(self) -> list[Transition]:
         transitions = [
             self._close(agent, call, self.now_s, Change.CALL_LAPSED)
-            for agent in [self._agents[key] for key in self._with_calls]
+            for agent in [self._agents[key] for key in self._deadlines.pop_due(self.now_s)]
             for call in list(agent.calls.values())
             if call.deadline_s <= self.now_s
         ]
@@ -344,7 +436,7 @@ class AgentTable:
     def _forget(self, agent: Agent) -> None:
         del self._agents[agent.key]
         members = self._applications[agent.key.application]
-        members.discard(agent.key)
+        members.remove(agent.key)
         if not members:
             del self._applications[agent.key.application]
             del self._application_order[agent.key.application]

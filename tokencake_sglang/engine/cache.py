@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sglang.srt.mem_cache.base_prefix_cache import DecLockRefParams
 from sglang.srt.mem_cache.registry import (
     TreeCacheBuildContext,
     create_unified_radix_cache,
@@ -43,10 +42,10 @@ class TokencakeCache(UnifiedRadixCache):
     def __init__(self, params) -> None:
         # reset() runs inside super().__init__, before anything below it could be set.
         self.on_turn_end: Callable[[Req, int], None] | None = None
+        self.on_evict: Callable[[UnifiedTreeNode], None] | None = None
         self.on_reset: Callable[[], None] | None = None
         self._upload: tuple[int, int] | None = None  # (anchor's id, first token loaded)
         self._pins: dict[object, int] = {}  # holder -> leaf id
-        self._host_pins: dict[object, tuple[int, DecLockRefParams]] = {}
         super().__init__(params)
 
     # -- seams into SGLang --------------------------------------------------------------------
@@ -54,7 +53,6 @@ class TokencakeCache(UnifiedRadixCache):
     def reset(self) -> None:
         self._upload = None
         self._pins.clear()
-        self._host_pins.clear()
         super().reset()
         if self.on_reset is not None:
             self.on_reset()
@@ -63,6 +61,11 @@ class TokencakeCache(UnifiedRadixCache):
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
         if req.finished() and req.lock is not None and self.on_turn_end is not None:
             self.on_turn_end(req, req.lock.node)
+
+    def _evict_device_leaf(self, node_id, tracker):
+        if self.on_evict is not None:
+            self.on_evict(self.tree_core.node_by_id(node_id))
+        return super()._evict_device_leaf(node_id, tracker)
 
     def ready_to_load_host_cache(self) -> int:
         """Starts queued loads; first makes sure that the event slot they will use is free.
@@ -335,25 +338,6 @@ class TokencakeCache(UnifiedRadixCache):
     def is_pinned(self, holder: object) -> bool:
         return holder in self._pins
 
-    def host_pin(self, holder: object, leaf_id: int) -> bool:
-        """Keeps the path's host copy for ``holder``: host eviction is leaf first, so the leaf
-        protects everything above it. False when the leaf has no host copy."""
-        path = self.path(leaf_id)
-        if not path or not path[-1].backuped:
-            return False
-        self.host_unpin(holder)
-        self._host_pins[holder] = (leaf_id, self.inc_host_lock_ref(leaf_id).to_dec_params())
-        return True
-
-    def host_unpin(self, holder: object) -> None:
-        pin = self._host_pins.pop(holder, None)
-        if pin is not None:
-            self.dec_host_lock_ref(*pin)
-
-    def host_pinned_tokens(self, also: int | None = None) -> int:
-        """Host tokens that all holders keep together, shared prefixes once; ``also`` a leaf."""
-        return self._union_tokens([leaf_id for leaf_id, _ in self._host_pins.values()], also)
-
     def _union_tokens(self, leaf_ids: list[int], also: int | None) -> int:
         leaves = leaf_ids if also is None else [*leaf_ids, also]
         nodes = {node.id: len(node.key) for leaf in leaves for node in self.path(leaf)}
@@ -361,5 +345,4 @@ class TokencakeCache(UnifiedRadixCache):
 
     @property
     def pin_count(self) -> int:
-        """Pins on either tier."""
-        return len(self._pins) + len(self._host_pins)
+        return len(self._pins)

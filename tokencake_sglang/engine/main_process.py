@@ -19,6 +19,7 @@ from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import AnyEvent
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.config import ConfigError, TokencakeConfig
+from tokencake_sglang.engine.durations_file import SAVE_INTERVAL_S, DurationsFile
 from tokencake_sglang.engine.messages import TokencakeEvent, TokencakeStatusReq
 from tokencake_sglang.engine.recording import Recording
 from tokencake_sglang.engine.request_tag import with_tag
@@ -63,13 +64,26 @@ class MainProcess:
     """What one TokenizerManager carries of the extension: the front door and its two doors.
 
     Raises:
-        ConfigError: the ZeroMQ endpoint cannot be bound, or the recording not be opened.
+        ConfigError: the ZeroMQ endpoint cannot be bound, the recording not be opened, or the file
+            of durations not be read.
     """
 
     def __init__(self, config: TokencakeConfig, tokenizer_manager: "TokenizerManager") -> None:
         self.config = config
         self.tokenizer_manager = tokenizer_manager
-        self.front_door = FrontDoor(config, self._send, time.monotonic)
+        self._durations_file = (
+            DurationsFile(config.durations_file, config.default_call_s)
+            if config.durations_file is not None
+            else None
+        )
+        kept = self._durations_file
+        self.front_door = FrontDoor(
+            config,
+            self._send,
+            time.monotonic,
+            durations=kept.known if kept is not None else None,
+            follow=kept.follow if kept is not None else None,
+        )
         server_args = tokenizer_manager.server_args
         endpoint = config.zmq_endpoint or default_endpoint(server_args.port)
         self.zmq_endpoint = None if endpoint == "off" else endpoint
@@ -97,15 +111,19 @@ class MainProcess:
     # -- start ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Opens the ZeroMQ door and starts the clock; once, on the server's event loop."""
+        """Opens both doors and starts the clock; once, on the server's event loop."""
         if self._started:
             return
         self._started = True
+        self.front_door.open()
         if self._zmq_door is not None:
             self._zmq_door.start()
             logger.info("tokencake: signals over ZeroMQ at %s", self.zmq_endpoint)
-        task = asyncio.get_event_loop().create_task(self._tick_forever())
-        self.tokenizer_manager.asyncio_tasks.add(task)
+        loop = asyncio.get_event_loop()
+        tasks = self.tokenizer_manager.asyncio_tasks
+        tasks.add(loop.create_task(self._tick_forever()))
+        if self._durations_file is not None:
+            tasks.add(loop.create_task(self._save_forever(self._durations_file)))
 
     def add_http_routes(self) -> None:
         """Adds routes and the tag check to SGLang's HTTP app, if this process serves one."""
@@ -145,6 +163,11 @@ class MainProcess:
             await asyncio.sleep(self.config.tick_interval_s)
             if self.front_door.needs_ticks():
                 self.front_door.tick()
+
+    async def _save_forever(self, durations_file: DurationsFile) -> None:
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S)
+            await durations_file.save()
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -217,9 +240,11 @@ class MainProcess:
         return self._recording.answered(answers, obj.rid, state)
 
     def close(self) -> None:
-        """The server stops: what was recorded is written."""
+        """The server stops: what was recorded and learnt is written."""
         if self._recording is not None:
             self._recording.close()
+        if self._durations_file is not None:
+            self._durations_file.close()
 
     # -- status ---------------------------------------------------------------------------------
 

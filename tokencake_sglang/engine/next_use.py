@@ -20,7 +20,7 @@ class NextUseEviction(EvictionStrategy):
     """SGLang evicts the smallest rank first: the node whose next use is farthest away.
 
     A node is used next by the soonest of the agents whose path ends at or below it. Nodes that no
-    agent claims go by the time since they were used, so that without tags the order is LRU, and
+    living agent claims go by the time since they were used, so that without tags the order is LRU, and
     agents compete with other requests in one unit, seconds.
 
     Only the Python tree core takes strategies of this kind.
@@ -44,8 +44,8 @@ class NextUseEviction(EvictionStrategy):
             self._clock.tell(get_and_increase_time_counter(), now_s)
 
     def supersede(self, nodes: "Iterable[UnifiedTreeNode]") -> None:
-        """An agent's new path has left these behind: nobody needs them, unless they are used
-        again. The oldest of more than ``SUPERSEDED_KEPT`` go by their age again."""
+        """An agent has left these behind, for a new path or for good: nobody needs them, unless
+        they are used again. The oldest of more than ``SUPERSEDED_KEPT`` go by their age again."""
         for node in nodes:
             self._superseded.pop(node.id, None)
             self._superseded[node.id] = node.last_access_time
@@ -56,25 +56,25 @@ class NextUseEviction(EvictionStrategy):
         return (-self.seconds_to_next_use(node), node.last_access_time)
 
     def seconds_to_next_use(self, node: "UnifiedTreeNode") -> float:
-        soonest_s = min(map(self._of_agent, self._claims(node)), default=None)
-        if soonest_s is not None:
-            return soonest_s
+        claims = [self.residents[key] for key in self.claims(node)]
+        living = [self._of_agent(resident) for resident in claims if not resident.agent.finished]
+        if living:
+            return min(living)
         if node.last_access_time <= self._superseded.get(node.id, -1.0):
             return NEVER_S
         return self._clock.age_s(node.last_access_time, self.now_s)
 
-    def _of_agent(self, key: AgentKey) -> float:
-        resident = self.residents[key]
+    def _of_agent(self, resident: Resident) -> float:
         agent = resident.agent
         return seconds_to_next_use(
             self.now_s,
             has_request=bool(agent.rids),
-            finished=agent.finished,
-            return_s=resident.return_s,
+            expected=resident.expected,
             last_event_s=agent.last_event_s,
         )
 
-    def _claims(self, node: "UnifiedTreeNode") -> Iterator[AgentKey]:
+    def claims(self, node: "UnifiedTreeNode") -> Iterator[AgentKey]:
+        """Agents whose path ends at or below ``node``."""
         if not node.children:
             yield from self.agents_by_leaf.get(node.id, ())
             return

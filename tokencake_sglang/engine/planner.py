@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tokencake_sglang.agents.table import Agent, Change, Transition
+from tokencake_sglang.agents.table import Change, Transition
 from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.applications import Applications
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.next_use import NextUseEviction
 from tokencake_sglang.engine.rank import RankPlanner
@@ -11,11 +12,14 @@ from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
 from tokencake_sglang.engine.temporal import TemporalExecutor
 from tokencake_sglang.observability.decisions import Action
-from tokencake_sglang.temporal.policy import FarthestReturnFirst
+from tokencake_sglang.temporal.duration import DurationModel
+from tokencake_sglang.temporal.returns import learn
+from tokencake_sglang.temporal.upload import UploadTiming
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder
+    from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 
 GROWTH_TOKENS = 64
 """Decode growth counted for each running request."""
@@ -35,58 +39,78 @@ class Planner(RankPlanner):
         **facts: Any,
     ) -> None:
         super().__init__(config, cache, **facts)
-        policy = FarthestReturnFirst(
+        timing = UploadTiming(
             link_tokens_per_s=config.link_bytes_per_s / self.kv_bytes_per_token,
             lead_s=config.upload_lead_s,
         )
         self.temporal = TemporalExecutor(
             config,
             cache,
-            policy,
+            timing,
             self.residents,
             self.log,
             hold_budget_tokens=int(config.hold_max * self.pool_tokens),
-            host_budget_tokens=int(
-                config.host_hold_max * cache.cache_controller.mem_pool_host.size
-            ),
         )
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
+        self.applications = Applications(
+            cache,
+            self.agent_of,
+            self.table.of_application,
+            self.residents,
+            pool_tokens=self.pool_tokens,
+            host_tokens=cache.cache_controller.mem_pool_host.size,
+        )
         self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         if config.temporal_on:
             # Bound by SGLang at the first eviction, so it has to be in place before.
             cache.tree_core.eviction_strategy = self.eviction
+            cache.on_evict = self._evicted
 
     # -- the event log ------------------------------------------------------------------------
 
+    def durations_known(self, durations: DurationModel) -> None:
+        self.temporal.durations_known(durations)
+
     def follow(self, transition: Transition) -> None:
+        if self.config.temporal_on:
+            self._follow_in_time(transition)
+        if self.config.spatial_on:
+            self._follow_in_space(transition)
+        if transition.change is Change.AGENT_FORGOTTEN:
+            self.forget(transition.agent.key)
+
+    def _follow_in_time(self, transition: Transition) -> None:
         agent, call = transition.agent, transition.call
+        learn(self.temporal.returns.durations, transition, self.now_s)
         match transition.change:
             case Change.REQUEST_BEGAN:
-                if self.config.temporal_on:
-                    self.temporal.returned(agent, self.now_s)
-                self.spatial.request_began(agent, self.now_s)
+                self.temporal.returned(agent, self.now_s)
             case Change.REQUEST_ENDED:
                 self.temporal.let_go(agent, self.now_s, "request_ended")
-                self.spatial.request_ended(agent, self.now_s)
-            case Change.CALL_STARTED if self.config.temporal_on and call is not None:
+            case Change.CALL_STARTED if call is not None:
                 self.temporal.call_started(agent, call)
-            case Change.CALL_FINISHED if self.config.temporal_on and call is not None:
+            case Change.CALL_PROGRESSED if call is not None:
+                self.temporal.call_progressed(agent, call, self.now_s)
+            case Change.CALL_FINISHED if call is not None:
                 self.temporal.call_finished(agent, call, self.now_s)
-            case Change.CALL_LAPSED if self.config.temporal_on and call is not None:
+            case Change.CALL_LAPSED if call is not None:
                 self.temporal.call_lapsed(agent, call, self.now_s)
             case Change.AGENT_FINISHED | Change.AGENT_FORGOTTEN:
-                self._let_go(agent, transition.change)
+                self.temporal.finished(agent, self.now_s)
+                if (resident := self.residents.get(agent.key)) is not None and agent.finished:
+                    self.eviction.supersede(self.cache.path(resident.leaf_id))
 
-    def _let_go(self, agent: Agent, change: Change) -> None:
-        if self.config.temporal_on:
-            self.temporal.finished(agent, self.now_s)
-        resident = self.residents.get(agent.key)
-        if resident is not None:
-            self.spatial.left(resident, self.now_s, change)
-        self.spatial.agent_left(agent)
-        if change is Change.AGENT_FORGOTTEN:
-            self.temporal.forget(agent.key)
-            self.forget(agent.key)
+    def _follow_in_space(self, transition: Transition) -> None:
+        agent = transition.agent
+        match transition.change:
+            case Change.REQUEST_BEGAN:
+                self.applications.request_began(agent, self.now_s)
+            case Change.REQUEST_ENDED:
+                self.applications.request_ended(agent, self.now_s)
+            case Change.AGENT_FINISHED | Change.AGENT_FORGOTTEN:
+                if (resident := self.residents.get(agent.key)) is not None:
+                    self.spatial.left(resident, self.now_s, transition.change)
+                self.applications.agent_left(agent)
 
     # -- what the cache reports ---------------------------------------------------------------
 
@@ -103,9 +127,16 @@ class Planner(RankPlanner):
     def turn_ended(self, resident: Resident, req: "Req") -> None:
         if self.config.spatial_on:
             self.spatial.turn_ended(resident, self.now_s)
-            self.spatial.took_turn(resident, req.rid, self.now_s)
+            self.applications.took_turn(resident, req.rid, self.now_s)
         if self.config.temporal_on:
             self.temporal.turn_ended(resident)
+            if resident.agent.finished:  # by a signal that overtook its last turn
+                self.eviction.supersede(self.cache.path(resident.leaf_id))
+
+    def _evicted(self, node: "UnifiedTreeNode") -> None:
+        """SGLang gives up the node's device slots."""
+        for key in self.eviction.claims(node):
+            self.temporal.evicted(key, len(node.key))
 
     def cleared(self) -> None:
         self.temporal.clear()
@@ -117,9 +148,12 @@ class Planner(RankPlanner):
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
         self.eviction.tell(self.now_s)
-        self.spatial.step(self.now_s)
+        if self.config.spatial_on:
+            self.applications.step(running if chunked is None else [*running, chunked], self.now_s)
         if not self.residents:
             return
+        if self.config.spatial_on:
+            self.spatial.step(self.now_s)
         committed_tokens = self.committed_tokens(running, chunked)
         self.keep_free(committed_tokens)
         if self.config.temporal_on:
@@ -127,7 +161,6 @@ class Planner(RankPlanner):
                 self.temporal.drop_holds_of_queued(self.now_s)
             self.temporal.step(
                 self.now_s,
-                shortage_tokens=self._shortage_tokens(waiting_queue, running),
                 queue_waits=bool(waiting_queue),
                 keep_free_tokens=max(
                     committed_tokens + GROWTH_TOKENS * (len(running) + (chunked is not None)),
@@ -137,15 +170,14 @@ class Planner(RankPlanner):
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
         """Where there are tagged requests: without any, admission is SGLang's."""
-        if not self.config.spatial_on:
-            return False
-        if not self.has_changed(waiting_queue) and not self.spatial.may_enter():
+        if not self.has_changed(waiting_queue) and not self.applications.may_enter(self.now_s):
             return False
         return any(self.agent_of(req) is not None for req in waiting_queue)
 
     def order(self, waiting_queue: "list[Req]") -> None:
         if self.config.spatial_on:
-            self.spatial.order(waiting_queue)
+            self.applications.look_at_queue()
+            self.spatial.order(waiting_queue, self.applications.working_set)
 
     def adder_class(self, base: "type[PrefillAdder]") -> "type[PrefillAdder] | None":
         if not self.config.spatial_on:
@@ -161,8 +193,11 @@ class Planner(RankPlanner):
             self.await_upload(batch)
         for req in batch.reqs:
             agent = self.agent_of(req)
-            if agent is not None:
-                self.spatial.admitted(agent, req, self.now_s)
+            if agent is None:
+                continue
+            if self.config.spatial_on:
+                self.applications.admitted(agent, req, self.now_s)
+            if self.config.temporal_on:
                 self.temporal.admitted(agent, self.now_s, req.host_loaded_length or 0)
 
     def deferred(self, req: "Req") -> None:
@@ -180,23 +215,8 @@ class Planner(RankPlanner):
             self.now_s, reason
         )
 
-    def _shortage_tokens(self, waiting_queue: "list[Req]", running: "list[Req]") -> int:
-        """How many more slots the next admission and decode steps need than are free.
-
-        Only the queue's head counts: what is given up for those behind it would be read back
-        before they are admitted.
-        """
-        if not waiting_queue:
-            return 0
-        req = waiting_queue[0]
-        needed = len(req.origin_input_ids) + len(req.output_ids)
-        agent = self.agent_of(req)
-        resident = self.residents.get(agent.key) if agent is not None else None
-        if resident is not None:
-            needed -= min(needed, self.cache.tokens_by_tier(resident.leaf_id)[0])
-        needed += min(GROWTH_TOKENS, req.sampling_params.max_new_tokens)
-        needed += GROWTH_TOKENS * len(running)
-        return max(0, needed - self.cache.token_to_kv_pool_allocator.available_size())
-
     def snapshot_of_policy(self) -> dict[str, Any]:
-        return {"temporal": self.temporal.snapshot(), "spatial": self.spatial.snapshot()}
+        return {
+            "temporal": self.temporal.snapshot(),
+            "spatial": self.spatial.snapshot() | self.applications.snapshot(self.now_s),
+        }

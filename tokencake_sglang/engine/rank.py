@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.errors import AgentError
+from tokencake_sglang.agents.events import DurationsKnown
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentTable, Transition
 from tokencake_sglang.config import TokencakeConfig
@@ -21,6 +22,8 @@ from tokencake_sglang.observability.decisions import DecisionLog
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder
+
+    from tokencake_sglang.temporal.duration import DurationModel
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,9 @@ class RankPlanner(ABC):
         entry = message.entry()
         self.sequence = entry.sequence
         self.now_s = max(self.now_s, entry.stamp_s)
+        if isinstance(entry.event, DurationsKnown):
+            self._receive_durations(entry.event.state)
+            return
         try:
             transitions = self.table.apply(entry.event, self.now_s)
         except AgentError:
@@ -89,12 +95,31 @@ class RankPlanner(ABC):
         for transition in transitions:
             self.follow(transition)
 
+    def _receive_durations(self, state: bytes) -> None:
+        from tokencake_sglang.temporal.duration import DurationModel
+
+        try:
+            durations = DurationModel.from_bytes(state)
+        except ValueError:
+            # The main process made these bytes; without them this rank learns anew.
+            logger.exception("what earlier runs learnt of calls' lengths cannot be read here")
+            return
+        self.durations_known(durations)
+
     def agent_of(self, req: "Req") -> Agent | None:
         """The agent that sent ``req``; None for untagged requests."""
         key = agent_key_of(req)
         return None if key is None else self.table.get(key)
 
     # -- what a planner makes of it -----------------------------------------------------------
+
+    def durations_known(self, durations: "DurationModel") -> None:  # noqa: B027 - not all learn
+        """What earlier runs of the server learnt of calls' lengths.
+
+        Called at most once, before any agent is known. The model is the planner's own from then on:
+        it is to learn from the transitions that follow, as the main process does, and is never
+        stored from here.
+        """
 
     @abstractmethod
     def follow(self, transition: Transition) -> None:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
+
+if TYPE_CHECKING:
+    from tokencake_sglang.temporal.returns import Return
 
 
 def pin_holder(key: AgentKey) -> tuple[str, AgentKey]:
@@ -13,15 +17,12 @@ def pin_holder(key: AgentKey) -> tuple[str, AgentKey]:
 
 
 def hold_holder(key: AgentKey) -> tuple[str, AgentKey]:
-    """Who holds an agent's upload, or its host copy, until its request comes."""
+    """Who holds an agent's upload until its request comes."""
     return ("hold", key)
 
 
 class Residence(StrEnum):
-    """Where the exclusive part of an agent's path is, as far as the planner moved it.
-
-    SGLang's own eviction may move it as well; the tree is asked before every action.
-    """
+    """Where an agent's path is between two requests; the tree is asked before every action."""
 
     DEVICE = "device"
     HOST = "host"
@@ -49,17 +50,23 @@ class Resident:
     """An agent that has KV in the tree. Times are seconds on the main process's clock.
 
     ``node_ids`` is its path at the last turn's end, root first, ``tokens`` that path's length.
-    ``return_s`` is when its next request is expected: None while it has a request or nothing is
-    known of its next, infinite once it has finished. ``gap`` speaks of the time since its last
-    request; it outlives the gap until the next request is admitted, which shows what came of it.
+    ``host_only_tokens`` are those that the planner, when it last asked the tree, found on the host
+    alone. ``expected`` is when its next request is: None while it has a request, and where nothing is
+    known of its next. ``gap`` speaks of the time since its last request; it outlives the gap until
+    the next request is admitted, which shows what came of it.
     """
 
     agent: Agent
     node_ids: tuple[int, ...]
     tokens: int
     residence: Residence = Residence.DEVICE
-    return_s: float | None = None
+    host_only_tokens: int = 0
+    expected: "Return | None" = None
     gap: "Gap | None" = None
+
+    @property
+    def return_s(self) -> float | None:
+        return None if self.expected is None else self.expected.at_s
 
     @property
     def leaf_id(self) -> int:

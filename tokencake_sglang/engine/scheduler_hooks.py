@@ -1,5 +1,6 @@
 """The hooks that run inside a scheduler process, and how a planner comes to a scheduler."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.config import TokencakeConfig
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
     from sglang.srt.managers.scheduler import NextBatchPlan, Scheduler
+
+logger = logging.getLogger(__name__)
 
 PLANNER = "_tokencake_planner"
 _ADDER = "_tokencake_adder"
@@ -62,14 +65,16 @@ class SchedulerHooks:
                 f"tokencake: the tree cache is a {type(cache).__name__}, not a TokencakeCache; "
                 "leave --radix-cache-backend to the extension"
             )
+        writes_log = scheduler.metrics_reporter.is_stats_logging_rank
         planner = make_planner(
             self.config,
             cache,
             pool_tokens=scheduler.max_total_num_tokens,
             kv_bytes_per_token=cache.cache_controller.mem_pool_host.size_per_token,
-            writes_log=scheduler.metrics_reporter.is_stats_logging_rank,
+            writes_log=writes_log,
         )
         setattr(scheduler, PLANNER, planner)
+        self._check_host_tier(planner, writes_log=writes_log)
 
         def status(_request: TokencakeStatusReq) -> TokencakeStatusReply:
             return TokencakeStatusReply.of(planner.snapshot())
@@ -79,6 +84,21 @@ class SchedulerHooks:
         )
         # The queue's policy object does not know its scheduler.
         scheduler.policy._tokencake_planner = planner
+
+    def _check_host_tier(self, planner: RankPlanner, *, writes_log: bool) -> None:
+        agents, context_tokens = self.config.expected_agents, self.config.expected_context_tokens
+        if agents is None or context_tokens is None or not writes_log:
+            return
+        from tokencake_sglang.spatial.host_tier import host_shortage
+
+        shortage = host_shortage(
+            agents=agents,
+            context_tokens=context_tokens,
+            host_tokens=planner.cache.cache_controller.mem_pool_host.size,
+            pool_tokens=planner.pool_tokens,
+        )
+        if shortage is not None:
+            logger.warning("tokencake: %s", shortage)
 
     def process_hicache_events(
         self, _result: None, scheduler: "Scheduler", *_: Any, **__: Any

@@ -24,12 +24,6 @@ RETURN_HORIZON_S = 5.0
 GROWTH_TOKENS = 64
 """Room for an answer, counted with each critical request."""
 
-DEMAND_SHARE = 1.0
-"""Part of the pool that the working set's average demands may fill."""
-
-HOST_SHARE = 0.95
-"""Part of the host tier that the working set may fill."""
-
 
 class SpatialExecutor:
     """The spatial half of one rank's planner."""
@@ -54,16 +48,8 @@ class SpatialExecutor:
         self._waiting_need_tokens = 0
         self._now_s = 0.0
         self.idle_pin_s = config.hold_timeout_s
-        host_tokens = cache.cache_controller.mem_pool_host.size
-        self.working_set = WorkingSet(
-            int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
-        )
         self.untagged_waiting = False
         """Whether the queue held untagged requests at the last ``order``."""
-        self._agents: dict[str, dict[AgentKey, Agent]] = {}  # by application, as long as known
-        self._running: dict[str, dict[str, int]] = {}  # application -> rid -> tokens
-        self._residents: dict[str, dict[AgentKey, Resident]] = {}
-        self._newcomer_tokens: int | None = None  # the first that the last attempt left outside
 
     def is_critical(self, agent: Agent) -> bool:
         return agent.critical or agent.agent_type in self.critical_types
@@ -129,95 +115,6 @@ class SpatialExecutor:
         """The tree was reset, and every pin with it."""
         self._pinned.clear()
         self._critical.clear()
-        self._residents.clear()
-
-    # -- the working set ----------------------------------------------------------------------
-
-    def request_began(self, agent: Agent, now_s: float) -> None:
-        self._agents.setdefault(agent.key.application, {})[agent.key] = agent
-        self._tell_working_set(agent.key.application, now_s)
-
-    def request_ended(self, agent: Agent, now_s: float) -> None:
-        """A request of the agent's is over, also one that took no turn: it was aborted."""
-        running = self._running.get(agent.key.application, {})
-        agents = self._agents.get(agent.key.application, {}).values()
-        for rid in [rid for rid in running if not any(rid in other.rids for other in agents)]:
-            del running[rid]
-        self._tell_working_set(agent.key.application, now_s)
-
-    def admitted(self, agent: Agent, req: "Req", now_s: float) -> None:
-        application = agent.key.application
-        tokens = len(req.origin_input_ids) + len(req.output_ids)
-        self._running.setdefault(application, {})[req.rid] = tokens
-        self._tell_working_set(application, now_s)
-
-    def took_turn(self, resident: Resident, rid: str, now_s: float) -> None:
-        """The request has ended, and the application's paths in the tree are others now."""
-        application = resident.agent.key.application
-        self._running.get(application, {}).pop(rid, None)
-        self._tell_working_set(application, now_s)
-        residents = self._residents.setdefault(application, {})
-        residents[resident.agent.key] = resident
-        paths = (self.cache.path(other.leaf_id) for other in residents.values())
-        nodes = {node.id: len(node.key) for path in paths for node in path}
-        self.working_set.grow(application, sum(nodes.values()))
-
-    def agent_left(self, agent: Agent) -> None:
-        """Finished or forgotten; with its last agent an application leaves the working set."""
-        application = agent.key.application
-        for known in (self._agents, self._residents):
-            if (agents := known.get(application)) is not None:
-                agents.pop(agent.key, None)
-        if not self._agents.get(application):
-            for state in (self._agents, self._residents, self._running):
-                state.pop(application, None)
-            self.working_set.leave(application)
-
-    def is_outside(self, req: "Req") -> bool:
-        """Whether the request's application takes no part and there is no room for it."""
-        agent = self.agent_of(req)
-        if agent is None or agent.key.application in self.working_set:
-            return False
-        tokens = len(req.origin_input_ids)
-        if self.working_set.has_room(tokens, self._now_s):
-            return False
-        self._drop_idle_members()
-        if self.working_set.has_room(tokens, self._now_s):
-            return False
-        if self._newcomer_tokens is None:
-            self._newcomer_tokens = tokens
-        return True
-
-    def enters(self, req: "Req") -> None:
-        """The request was admitted: its application takes part."""
-        agent = self.agent_of(req)
-        if agent is not None:
-            tokens = len(req.origin_input_ids)
-            self.working_set.enter(agent.key.application, tokens, self._now_s)
-
-    def may_enter(self) -> bool:
-        """Whether there is room by now for the newcomer that the last attempt left outside."""
-        tokens = self._newcomer_tokens
-        return tokens is not None and self.working_set.has_room(tokens, self._now_s)
-
-    def _drop_idle_members(self) -> None:
-        """Whoever neither asks nor calls takes no part; when it is back, its age lets it in first."""
-        for application in list(self.working_set.members):
-            agents = self._agents.get(application, {}).values()
-            if all(
-                agent.state in (AgentState.IDLE, AgentState.FINISHED)
-                and self._now_s - agent.last_event_s > self.idle_pin_s
-                for agent in agents
-            ):
-                self.working_set.leave(application)
-
-    def _tell_working_set(self, application: str, now_s: float) -> None:
-        running = self._running.get(application, {})
-        agents = self._agents.get(application, {}).values()
-        waits = any(rid not in running for agent in agents for rid in agent.rids)
-        self.working_set.update(
-            application, now_s, running_tokens=sum(running.values()), waits=waits
-        )
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -245,34 +142,31 @@ class SpatialExecutor:
                 held += max(0, tokens - (pinned.tokens if pinned is not None else 0))
         return self.partitions.withheld_tokens(held, needed)
 
-    def order(self, waiting_queue: "list[Req]") -> None:
+    def order(self, waiting_queue: "list[Req]", working_set: WorkingSet) -> None:
         """Sorts the queue in place, and notes what its critical requests need."""
         queue: list[Queued | None] = []
         self._waiting_need_tokens = 0
-        self._newcomer_tokens = None
         for req in waiting_queue:
             agent = self.agent_of(req)
             if agent is not None and self.is_critical(agent):
                 self._waiting_need_tokens += len(req.origin_input_ids) + GROWTH_TOKENS
-            queue.append(None if agent is None else self._queued(agent))
+            queue.append(None if agent is None else self._queued(agent, working_set))
         self.untagged_waiting = None in queue
         self.critical_waiting = sum(request is not None and request.critical for request in queue)
         if any(request is not None for request in queue):
             waiting_queue[:] = [waiting_queue[place] for place in admission_order(queue)]
 
-    def _queued(self, agent: Agent) -> Queued:
+    def _queued(self, agent: Agent, working_set: WorkingSet) -> Queued:
         return Queued(
             critical=self.is_critical(agent),
             application_order=agent.application_order,
-            outside=agent.key.application not in self.working_set,
+            outside=agent.key.application not in working_set,
         )
 
     # -- for status ---------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, int]:
         return {
-            "working_set_applications": len(self.working_set.members),
-            "working_set_demand_tokens": int(self.working_set.demand_tokens(self._now_s)),
             "reserve_tokens": self.partitions.reserve_tokens,
             "critical_agents": len(self._critical),
             "pinned_agents": len(self._pinned),

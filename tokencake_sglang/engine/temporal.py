@@ -1,109 +1,116 @@
-"""Applies the temporal policy to the cache: insure, release, upload, hold."""
+"""Applies the temporal policy to the cache: insure, upload, hold, and what eviction has taken."""
 
-import math
+import heapq
+from collections import Counter
 
+from tokencake_sglang.agents.alarms import Alarms
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState, Call
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
 from tokencake_sglang.observability.decisions import Action, DecisionLog
-from tokencake_sglang.temporal.duration import CallFeatures, DurationModel, Source
-from tokencake_sglang.temporal.policy import Idle, TemporalPolicy
+from tokencake_sglang.temporal.duration import DurationModel
+from tokencake_sglang.temporal.returns import Return, Returns
+from tokencake_sglang.temporal.upload import UploadTiming
 
 LONGEST_STEP_S = 5.0
 """A longer silence is not a step: no tick was sent because no call was open."""
 
 STEP_GAP_DECAY = 0.9
 
-REVISION_S = 1.0
-REVISION_SHARE = 0.25
-"""A running call's end is predicted anew after so much of the time that it has lasted, at least
-after ``REVISION_S``: a hundred times in a call of an hour."""
+LOOKS_AT_ONCE = 1
+"""How many agents are expected anew at one stamp: of a crowd the others wait for the next ticks."""
 
-GRID = 0.06
-"""The width of the duration model's bins: within one, the caller's own number is as good."""
+UPLOAD_RETRY_S = 0.1
+"""After a refusal to all that were asked; sooner if another agent's upload is due."""
 
-
-def _features(agent: Agent, call: Call) -> CallFeatures:
-    return CallFeatures(
-        tool=call.tool,
-        agent_type=agent.agent_type,
-        application=agent.key.application,
-        given_s=call.predicted_s,
-        argument_key=call.arguments_digest,
-    )
+UPLOADS_TRIED = 4
+"""How many agents are asked, in one step, whether there is room for them."""
 
 
 class TemporalExecutor:
     """The temporal half of one rank's planner.
 
-    Everything it does follows from the event log and the tree, both equal on all ranks.
+    Everything it does follows from the event log and the tree, both equal on all ranks. Memory is
+    released late and lazily: SGLang's own eviction takes, at the moment of an allocation, what
+    ``NextUseEviction`` ranks farthest from its use.
     """
 
     def __init__(
         self,
         config: TokencakeConfig,
         cache: TokencakeCache,
-        policy: TemporalPolicy,
+        timing: UploadTiming,
         residents: dict[AgentKey, Resident],
         log: DecisionLog,
         hold_budget_tokens: int,
-        host_budget_tokens: int,
     ) -> None:
         self.config = config
         self.cache = cache
-        self.policy = policy
+        self.timing = timing
         self.residents = residents
         self.log = log
         self.hold_budget_tokens = hold_budget_tokens
-        self.host_budget_tokens = host_budget_tokens
-        self.durations = DurationModel(config.default_call_s)
-        self._expected_end_s: dict[AgentKey, dict[str, float]] = {}  # by open call
+        self.returns = Returns(DurationModel(config.default_call_s))
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
         self._last_step_s = 0.0
         self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
-        self._dead: dict[AgentKey, Resident] = {}  # finished, their KV not yet given up
         self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
         self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
-        self._revise_s: dict[AgentKey, float] = {}  # when to look at a running call again
+        self._looks: Alarms[AgentKey] = Alarms()  # when to expect an agent anew
+        self._starts: Alarms[AgentKey] = Alarms()  # when an upload must start
+        self._due: dict[AgentKey, Resident] = {}  # whose upload must have started by now
+        self._looked_s = 0.0
+        self._upload_again_s = 0.0
+        self._uploading: Resident | None = None
+        self._evicted: Counter[AgentKey] = Counter()  # tokens since the last step
 
     # -- what happens to agents ---------------------------------------------------------------
 
+    def durations_known(self, durations: DurationModel) -> None:
+        """What was learnt before the server was started again."""
+        self.returns.durations = durations
+
     def call_started(self, agent: Agent, call: Call) -> None:
-        ends = self._expected_end_s.setdefault(agent.key, {})
-        ends[call.call_id] = self._expected_end(agent, call, call.started_s)
+        self.returns.expect(agent, call, call.started_s)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
         self._unhold(resident, call.started_s, "another_call_started")
         self._expect(resident)
-        self._revise_s[agent.key] = call.started_s + REVISION_S
         self._uninsured[agent.key] = resident
 
+    def call_progressed(self, agent: Agent, call: Call, now_s: float) -> None:
+        """The caller said how far its call is."""
+        self.returns.expect(agent, call, now_s)
+        resident = self.residents.get(agent.key)
+        if resident is not None:
+            self._expect(resident)
+
     def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
-        self._call_over(agent, call)
-        self.durations.observe(_features(agent, call), now_s - call.started_s)
+        self.returns.call_over(agent, call)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
         if agent.calls:
             self._expect(resident)
-        else:
-            resident.return_s = now_s  # its request is on the way
-            self._begin_gap(resident)
+            return
+        resident.expected = Return(now_s, now_s, promised=True)  # its request is on the way
+        self._begin_gap(resident)
+        self._set_alarms(resident)
 
     def call_lapsed(self, agent: Agent, call: Call, now_s: float) -> None:
         """Nobody ever said that the call ended: expect nothing of the agent any more."""
-        self._call_over(agent, call)
+        self.returns.call_over(agent, call)
         resident = self.residents.get(agent.key)
         if resident is None:
             return
         if agent.calls:
             self._expect(resident)
         else:
-            self._let_go(resident, now_s, "call_lapsed")
+            self._unhold(resident, now_s, "call_lapsed")
             self._end_gap(resident)
 
     def returned(self, agent: Agent, now_s: float) -> None:
@@ -135,7 +142,7 @@ class TemporalExecutor:
         if (gap := resident.gap) is not None:
             self._record_return(resident, gap, now_s, loaded_tokens)
             resident.gap = None
-        self._let_go(resident, now_s, "admitted")
+        self._unhold(resident, now_s, "admitted")
 
     def _record_return(
         self, resident: Resident, gap: Gap, now_s: float, loaded_tokens: int
@@ -168,68 +175,68 @@ class TemporalExecutor:
         """
         resident = self.residents.get(agent.key)
         if resident is not None and agent.key not in self._waiting:
-            self._let_go(resident, now_s, reason)
+            self._unhold(resident, now_s, reason)
 
     def finished(self, agent: Agent, now_s: float) -> None:
-        """The agent will not come back: forget its gap, and give its KV up first of all."""
-        self._expected_end_s.pop(agent.key, None)
+        """The agent will not come back: what it has in the tree is the first to be evicted."""
+        self.returns.forget(agent.key)
         resident = self.residents.get(agent.key)
-        if resident is None:
-            return
-        self._end_gap(resident)
-        self._let_go(resident, now_s, "agent_finished")
-        resident.return_s = math.inf
-        self._dead[agent.key] = resident
-
-    def forget(self, key: AgentKey) -> None:
-        self._dead.pop(key, None)
-        self._revise_s.pop(key, None)
-        self._waiting.pop(key, None)
-        self._uninsured.pop(key, None)
+        if resident is not None:
+            self._unhold(resident, now_s, "agent_finished")
+            self._end_gap(resident)
 
     def turn_ended(self, resident: Resident) -> None:
         """A new turn's KV is in the tree."""
-        self._dead.pop(resident.agent.key, None)
-        if resident.agent.finished:  # by a signal that overtook its last turn
-            resident.return_s = math.inf
-            self._dead[resident.agent.key] = resident
-        elif resident.agent.calls:  # announced while the turn was still being streamed
+        if resident.agent.calls:  # announced while the turn was still being streamed
             self._expect(resident)
             self._uninsured[resident.agent.key] = resident
 
+    def evicted(self, key: AgentKey, tokens: int) -> None:
+        """SGLang took ``tokens`` of the agent's path from the device."""
+        self._evicted[key] += tokens
+
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
-        self._waiting.clear()
-        self._dead.clear()
-        self._held.clear()
-        self._uninsured.clear()
-        self._revise_s.clear()
+        for state in (
+            *(self._waiting, self._held, self._uninsured, self._due, self._evicted),
+            *(self._looks, self._starts),
+        ):
+            state.clear()
+        self._uploading = None
 
     # -- each step ----------------------------------------------------------------------------
 
-    def step(
-        self, now_s: float, *, shortage_tokens: int, queue_waits: bool, keep_free_tokens: int
-    ) -> None:
-        """Uploads what is due and releases what is short; called once per scheduler step.
+    def step(self, now_s: float, *, queue_waits: bool, keep_free_tokens: int) -> None:
+        """Copies and uploads what is due; called once per scheduler step.
 
         Args:
-            shortage_tokens: slots that the next admissions need beyond what is free.
-            queue_waits: whether the last admission left requests waiting.
-            keep_free_tokens: slots that an upload must leave free or evictable.
+            queue_waits: whether requests wait in the queue.
+            keep_free_tokens: slots that a transfer must leave free or evictable.
         """
         self._measure_step(now_s)
-        if not self._waiting and not self._dead:
+        if self._evicted:
+            self._note_evictions(now_s)
+        if not self._waiting:
             return
-        for resident in list(self._uninsured.values()):
-            self._insure(resident, now_s, keep_free_tokens)
-        for resident in list(self._waiting.values()):
-            self._advance(resident, now_s)
+        while self._uninsured:
+            resident = next(iter(self._uninsured.values()))
+            if not self._insure(resident, now_s, keep_free_tokens):
+                break
+        if self._uploading is not None:
+            self._finish_piece(self._uploading, now_s)
+        if now_s > self._looked_s:
+            self._looked_s = now_s
+            for key in self._looks.pop_due(now_s, LOOKS_AT_ONCE):
+                self._look_again(self._waiting[key], now_s)
+        for key in self._starts.pop_due(now_s + self.step_gap_s):
+            self._due[key] = self._waiting[key]
+            self._upload_again_s = now_s  # the new one may be smaller, or more urgent
         # While a queue waits, an upload would only take what it waits for, and the agent's own
         # request would queue behind it: SGLang then loads it at admission, layer by layer.
-        if not queue_waits and self.cache.can_start_upload():
+        if not self._due or queue_waits or now_s < self._upload_again_s:
+            return
+        if self.cache.can_start_upload():
             self._start_due_upload(now_s, keep_free_tokens)
-        if shortage_tokens > 0:
-            self._release(now_s, shortage_tokens)
 
     def _measure_step(self, now_s: float) -> None:
         """Stamps are the only clock here: steps are measured by the ticks that reach them."""
@@ -253,109 +260,110 @@ class TemporalExecutor:
         self._unhold(victim, now_s, reason)
         return True
 
-    def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> None:
-        """A copy locks the path until it is done: what others are sure to take must be left."""
+    def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
+        """A copy locks the path until it is done: what others are sure to take must be left.
+
+        Returns whether the agent is settled; if not, a later step may have the room.
+        """
         leaf_id = resident.leaf_id
         if self.cache.uncopied_tokens(leaf_id) and not self.cache.leaves_room(
             leaf_id, keep_free_tokens
         ):
-            return  # the next step may have the room
+            return False
         del self._uninsured[resident.agent.key]
         queued = self.cache.insure(leaf_id)
         if queued is None:
             self.log.record(now_s, resident.agent.key, Action.INSURE, "host_full")
         elif queued:
             self.log.record(now_s, resident.agent.key, Action.INSURE, "call_started", queued)
+        return True
+
+    def _note_evictions(self, now_s: float) -> None:
+        """Leaves a record of what was taken from agents, and plans its way back."""
+        for key, tokens in self._evicted.items():
+            resident = self.residents.get(key)
+            if resident is None:
+                continue
+            self.log.record(
+                now_s,
+                key,
+                Action.RELEASE,
+                _why_evictable(resident),
+                tokens,
+                expected_return_s=resident.return_s,
+            )
+            if resident.gap is not None:
+                resident.gap.released_tokens += tokens
+            if key in self._waiting and resident.residence in (Residence.DEVICE, Residence.HOST):
+                self._see_where_it_is(resident)
+                self._set_alarms(resident)
+        self._evicted.clear()
 
     def _expect(self, resident: Resident) -> None:
-        """The agent returns when the last of its open calls ends."""
-        key = resident.agent.key
-        resident.return_s = max(self._expected_end_s[key].values())
-        self._begin_gap(resident).predicted_return_s = resident.return_s
+        """The agent returns when the last of its open calls is expected to end."""
+        expected = self.returns.of(resident.agent.key)
+        assert expected is not None
+        resident.expected = expected
+        self._begin_gap(resident).predicted_return_s = expected.at_s
+        self._set_alarms(resident)
 
-    def _call_over(self, agent: Agent, call: Call) -> None:
-        ends = self._expected_end_s.get(agent.key, {})
-        ends.pop(call.call_id, None)
-        if not ends:
-            self._expected_end_s.pop(agent.key, None)
+    def _set_alarms(self, resident: Resident) -> None:
+        key, return_s = resident.agent.key, resident.return_s
+        assert return_s is not None
+        look_s = return_s + self.config.hold_timeout_s
+        if resident.agent.calls:
+            look_s = min(look_s, self.returns.look_again_s(key))
+        self._looks.set(key, look_s)
+        self._due.pop(key, None)
+        self._starts.cancel(key)
+        if resident.residence is Residence.HOST:
+            self._starts.set(key, self.timing.start_s(return_s, resident.host_only_tokens))
 
-    def _advance(self, resident: Resident, now_s: float) -> None:
-        """Follows an upload to its end, and a return that does not come."""
+    def _see_where_it_is(self, resident: Resident) -> None:
+        """Asks the tree how much of the path is on the host only."""
+        _, resident.host_only_tokens = self.cache.tokens_by_tier(resident.leaf_id)
+        worth_a_load = resident.host_only_tokens >= self.cache.load_back_threshold
+        resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
+
+    def _look_again(self, resident: Resident, now_s: float) -> None:
+        """A call lasts, or a return does not come."""
         assert resident.return_s is not None
-        if resident.residence is Residence.UPLOADING:
-            self._finish_piece(resident, now_s)
-        elif now_s >= resident.return_s + self.config.hold_timeout_s:
+        if now_s >= resident.return_s + self.config.hold_timeout_s:
             self._unhold(resident, now_s, "overdue")
-            if resident.agent.calls:
-                self._revise(resident, now_s)
-            else:
+            if not resident.agent.calls:
                 self._end_gap(resident)
-        elif now_s >= self._revise_s.get(resident.agent.key, math.inf) and resident.agent.calls:
-            self._revise(resident, now_s)
-
-    def _revise(self, resident: Resident, now_s: float) -> None:
-        """What is expected of calls that still run: the longer they last, the more is to come."""
-        agent = resident.agent
-        ends = self._expected_end_s[agent.key]
-        longest_s = 0.0
-        for call in agent.calls.values():
-            ends[call.call_id] = self._expected_end(agent, call, now_s)
-            longest_s = max(longest_s, now_s - call.started_s)
-        self._revise_s[agent.key] = now_s + max(REVISION_S, REVISION_SHARE * longest_s)
+                return
+        self.returns.revise(resident.agent, now_s)
         self._expect(resident)
-
-    def _expected_end(self, agent: Agent, call: Call, now_s: float) -> float:
-        """The median, given that the call has not ended by ``now_s``.
-
-        The distribution is made anew each time: kept, it would be the largest thing an agent has.
-        """
-        elapsed_s = now_s - call.started_s
-        features, given_s = _features(agent, call), call.predicted_s
-        expected = self.durations.expect(features)
-        median_s = expected.quantile(0.5)
-        if given_s is not None and self.durations.source(features) is Source.GIVEN:
-            if abs(median_s - given_s) < GRID * given_s:
-                median_s = given_s  # finer than the distribution's grid
-            if elapsed_s < median_s:
-                return call.started_s + median_s  # the caller's word holds until its time is up
-        if elapsed_s > 0.0:
-            median_s = expected.quantile(0.5, elapsed_s)
-        return call.started_s + median_s
+        if resident.return_s > now_s + self.config.hold_timeout_s:
+            self._unhold(resident, now_s, "return_slipped")
 
     def _finish_piece(self, resident: Resident, now_s: float) -> None:
         if self.cache.is_uploading(resident.leaf_id):
             return
-        resident.residence = Residence.HOST  # unless all of it is there now
+        self._uploading = None
+        if resident.residence is not Residence.UPLOADING:
+            return  # its gap is over
+        self._see_where_it_is(resident)
         loaded = self.cache.deepest_on_device(resident.leaf_id)
-        if loaded is None or not self.cache.pin(resident.hold_holder, loaded):
-            return
-        self._held[resident.agent.key] = resident
-        _, host = self.cache.tokens_by_tier(resident.leaf_id)
-        if host < self.cache.load_back_threshold:
-            resident.residence = Residence.HELD
-            tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
-            self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
+        if loaded is not None and self.cache.pin(resident.hold_holder, loaded):
+            self._held[resident.agent.key] = resident
+            if resident.residence is Residence.DEVICE:
+                resident.residence = Residence.HELD
+                tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
+                self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
+                return
+        self._set_alarms(resident)  # for the next piece
 
     def _start_due_upload(self, now_s: float, keep_free_tokens: int) -> None:
-        """Starts one piece for the agent that is expected first among those whose time it is."""
-        due: list[tuple[float, int, Resident]] = []
-        for resident in self._waiting.values():
-            return_s = resident.return_s
-            assert return_s is not None
-            if resident.residence in (Residence.HELD, Residence.UPLOADING):
-                continue
-            # The tree is walked only when even the whole path would have to start by now.
-            start_by_s = now_s + self.step_gap_s
-            if start_by_s < self.policy.upload_start_s(return_s, resident.tokens):
-                continue
-            _, host = self.cache.tokens_by_tier(resident.leaf_id)
-            if host < self.cache.load_back_threshold:
-                continue
-            if start_by_s >= self.policy.upload_start_s(return_s, host):
-                due.append((return_s, resident.agent.seen_order, resident))
-        for _, _, resident in sorted(due, key=lambda entry: entry[:2]):
+        """Starts one piece for the agent that is expected first, of those for whom there is room."""
+        soonest = heapq.nsmallest(
+            UPLOADS_TRIED, self._due.values(), key=lambda r: (r.return_s, r.agent.seen_order)
+        )
+        for resident in soonest:
             if self._upload_piece(resident, now_s, keep_free_tokens):
                 return
+        self._upload_again_s = now_s + UPLOAD_RETRY_S
 
     def _upload_piece(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         key = resident.agent.key
@@ -378,6 +386,7 @@ class TemporalExecutor:
         gap.upload_wanted = True
         gap.uploaded_tokens += tokens
         resident.residence = Residence.UPLOADING
+        self._uploading = self._due.pop(key)
         reason = "return_predicted" if resident.agent.calls else "call_finished"
         self.log.record(
             now_s, key, Action.UPLOAD, reason, tokens, expected_return_s=resident.return_s
@@ -385,48 +394,9 @@ class TemporalExecutor:
         return True
 
     def _fits_hold_budget(self, resident: Resident) -> bool:
-        holders = [other.hold_holder for other in self._waiting.values()]
+        holders = [other.hold_holder for other in self._held.values()]
         held = self.cache.pinned_tokens(holders, also=resident.leaf_id)
         return held <= self.hold_budget_tokens
-
-    def _release(self, now_s: float, shortage_tokens: int) -> None:
-        candidates: dict[AgentKey, Resident] = {**self._dead, **self._waiting}
-        idle: list[Idle] = []
-        for key, resident in candidates.items():
-            if resident.residence in (Residence.UPLOADING, Residence.HELD):
-                continue
-            if self.cache.is_pinned(resident.pin_holder) or resident.return_s is None:
-                continue
-            if tokens := self.cache.releasable_tokens(resident.leaf_id):
-                idle.append(Idle(key, resident.return_s, tokens, resident.agent.seen_order))
-            elif key in self._dead and self.cache.tokens_by_tier(resident.leaf_id)[0] == 0:
-                del self._dead[key]  # SGLang's own eviction was faster
-        for decision in self.policy.releases(now_s, shortage_tokens, idle):
-            resident = candidates[decision.key]
-            freed = self.cache.release(resident.leaf_id)
-            shortage_tokens -= freed
-            if resident.gap is not None:
-                resident.gap.released_tokens += freed
-            resident.residence = Residence.HOST
-            if decision.key in self._waiting:
-                self._keep_on_host(resident)
-            self.log.record(
-                now_s,
-                decision.key,
-                Action.RELEASE,
-                decision.reason,
-                freed,
-                expected_return_s=None if math.isinf(resident.return_s or 0) else resident.return_s,
-            )
-            if decision.key in self._dead:
-                del self._dead[decision.key]
-            if shortage_tokens <= 0:
-                break
-
-    def _keep_on_host(self, resident: Resident) -> None:
-        """The host copy is the only one now; SGLang's LRU would drop the longest stall first."""
-        if self.cache.host_pinned_tokens(also=resident.leaf_id) <= self.host_budget_tokens:
-            self.cache.host_pin(resident.hold_holder, resident.leaf_id)
 
     def _unhold(self, resident: Resident, now_s: float, reason: str) -> None:
         if self._held.pop(resident.agent.key, None) is not None:
@@ -435,22 +405,22 @@ class TemporalExecutor:
                 resident.residence = Residence.DEVICE  # anybody may evict it now
             self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
 
-    def _let_go(self, resident: Resident, now_s: float, reason: str) -> None:
-        self._unhold(resident, now_s, reason)
-        self.cache.host_unpin(resident.hold_holder)
-
     def _begin_gap(self, resident: Resident) -> Gap:
-        self._waiting[resident.agent.key] = resident
+        if resident.agent.key not in self._waiting:
+            self._waiting[resident.agent.key] = resident
+            self._see_where_it_is(resident)
         if resident.gap is None or resident.gap.returned_s is not None:
             resident.gap = Gap()
         return resident.gap
 
     def _end_gap(self, resident: Resident) -> None:
-        self._waiting.pop(resident.agent.key, None)
-        self._revise_s.pop(resident.agent.key, None)
-        self._uninsured.pop(resident.agent.key, None)
+        key = resident.agent.key
+        for state in (self._waiting, self._uninsured, self._due):
+            state.pop(key, None)
+        self._looks.cancel(key)
+        self._starts.cancel(key)
         resident.residence = Residence.DEVICE
-        resident.return_s = None
+        resident.expected = None
         resident.gap = None
 
     # -- for status ---------------------------------------------------------------------------
@@ -458,12 +428,19 @@ class TemporalExecutor:
     def snapshot(self) -> dict[str, int]:
         return {
             "in_gap": len(self._waiting),
-            "finished_resident": len(self._dead),
-            "uploading": sum(
-                resident.residence is Residence.UPLOADING for resident in self._waiting.values()
-            ),
+            "uploading": int(self._uploading is not None),
             "held": len(self._held),
             "hold_budget_tokens": self.hold_budget_tokens,
-            "host_held_tokens": self.cache.host_pinned_tokens(),
-            "host_budget_tokens": self.host_budget_tokens,
         }
+
+
+def _why_evictable(resident: Resident) -> str:
+    """What the agent was doing when its KV was the farthest from its use."""
+    agent = resident.agent
+    if agent.finished:
+        return "finished"
+    if agent.rids:
+        return "queued"
+    if agent.calls:
+        return "in_call"
+    return "returning" if resident.expected is not None else "idle"

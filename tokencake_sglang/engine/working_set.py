@@ -18,7 +18,7 @@ def working_set_adder(base: type[PrefillAdder], planner: "Planner") -> type[Pref
             alone = not self.can_run_list and not (
                 self.running_batch is not None and self.running_batch.reqs
             )
-            if not alone and planner.spatial.is_outside(req):
+            if not alone and planner.applications.is_outside(req, planner.now_s):
                 planner.kept_outside(req)
                 # The queue's order puts all that are outside last, behind them untagged requests
                 # at most. Each one that is looked at has its prompt matched.
@@ -26,7 +26,7 @@ def working_set_adder(base: type[PrefillAdder], planner: "Planner") -> type[Pref
                 return AddReqResult.CONTINUE if behind else AddReqResult.OTHER
             result = super().add_one_req(req, *args, **kwargs)
             if self.can_run_list and self.can_run_list[-1] is req:
-                planner.spatial.enters(req)
+                planner.applications.enters(req, planner.now_s)
             return result
 
     return WorkingSetPrefillAdder

@@ -11,7 +11,7 @@
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,9 +22,19 @@ from sglang.lang.ir import SglSamplingParams
 
 from tokencake_sglang.frontend.agents import FrontendAgent, agent, run_as
 from tokencake_sglang.frontend.executor import agent_of, install
+from tokencake_sglang.signals.agent_handle import ToolCall
 from tokencake_sglang.signals.client import Client
 
 __all__ = ["FrontendAgent", "Response", "TokencakeEndpoint", "agent", "run_as", "tool_call"]
+
+
+class UntoldCall:
+    """In place of a ``ToolCall`` for a program that runs as nobody: tells nobody."""
+
+    call_id = None
+
+    def progress(self, **_: float | str | None) -> None:
+        pass
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -144,20 +154,25 @@ class TokencakeEndpoint(RuntimeEndpoint):
 
 @contextmanager
 def tool_call(
-    s: ProgramState, tool: str, predicted_s: float | None = None, arguments: Any = None
-) -> Iterator[str | None]:
-    """The program's agent is in a tool call while the block runs; gives the call's id.
+    s: ProgramState,
+    tool: str,
+    predicted_s: float | None = None,
+    arguments: Any = None,
+    stages: Sequence[str] = (),
+) -> Iterator[ToolCall | UntoldCall]:
+    """The program's agent is in a tool call while the block runs; gives the call, to report progress.
 
-    Waits first until everything that ``s`` was asked to generate is there. Does nothing more for
-    a program that runs as nobody; then the id is None.
+    The arguments are those of ``AgentHandle.tool_call``. Waits first until everything that ``s`` was
+    asked to generate is there. Does nothing more for a program that runs as nobody; then the call's
+    id is None.
     """
     s.sync()
     handle = agent_of(s.stream_executor)
     if handle is None:
-        yield None
+        yield UntoldCall()
         return
-    with handle.tool_call(tool, predicted_s, arguments) as call_id:
-        yield call_id
+    with handle.tool_call(tool, predicted_s, arguments, stages) as call:
+        yield call
 
 
 def _custom_params(s: StreamExecutor) -> dict[str, Any] | None:

@@ -49,9 +49,9 @@ SYSTEMS: dict[str, System] = {
         System("tokencake", "this extension, both halves", True, ("--enable-tokencake",)),
         System(
             "tokencake-temporal",
-            "this extension without its spatial half",
+            "this extension without its spatial half, SGLang's longest prefix match first",
             True,
-            ("--enable-tokencake", "--tokencake-spatial", "off"),
+            ("--enable-tokencake", "--tokencake-spatial", "off", "--schedule-policy", "lpm"),
         ),
         System(
             "tokencake-spatial",

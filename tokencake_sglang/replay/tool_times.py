@@ -1,4 +1,4 @@
-"""Tool times that differ from what was declared: knobs over any workload.
+"""Tool times and what callers declare of them: knobs over any workload.
 
 A draw depends on the seed and the request's id only, not on the order of requests, and is rounded
 to a microsecond, so that no machine's mathematical library shows.
@@ -44,6 +44,22 @@ def with_poisson_tools(workload: Workload, seed: int) -> Workload:
         lambda mean_s, share: -mean_s * math.log(share),
         {"tool_times": "poisson", "tool_seed": seed},
     )
+
+
+def with_exact_hints(workload: Workload) -> Workload:
+    """Declares every call's true time beforehand, in place of what the caller said, if anything.
+
+    Calls that end with other requests (``until``) stay: how long those take, the server decides.
+    """
+
+    def change(request: Request) -> Request:
+        call = request.call
+        if call is None or call.until:
+            return request
+        exact = msgspec.structs.replace(call, declared_s=call.wait_s)
+        return msgspec.structs.replace(request, call=exact)
+
+    return workload.map(change, {"hints": "exact"})
 
 
 def _redrawn(

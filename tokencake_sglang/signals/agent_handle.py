@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -86,13 +86,73 @@ class _Handle(Generic[AnyClient]):
         return {"agent": self.name, "application": self.application, "call_id": call_id}
 
     def _call_start(
-        self, call_id: str, tool: str, predicted_s: float | None, arguments: Any
+        self,
+        call_id: str,
+        tool: str,
+        predicted_s: float | None,
+        arguments: Any,
+        stages: Sequence[str],
     ) -> Any:
         return self._client.call_start(
             **self._call(call_id),
             tool=tool,
             predicted_s=predicted_s,
             arguments_digest=None if arguments is None else digest(arguments),
+            stages=stages,
+        )
+
+
+class ToolCall:
+    """A tool call under way, for the block that runs it."""
+
+    def __init__(self, client: "Client", call: dict[str, Any]) -> None:
+        self._client = client
+        self._call = call
+
+    @property
+    def call_id(self) -> str:
+        return str(self._call["call_id"])
+
+    def progress(
+        self,
+        *,
+        fraction: float | None = None,
+        remaining_s: float | None = None,
+        stage: str | None = None,
+    ) -> None:
+        """How far it is, in exactly one of three ways.
+
+        Args:
+            fraction: of its time that is over, 0 to 1.
+            remaining_s: seconds that are left.
+            stage: the one of its stages that begins now.
+        """
+        self._client.call_progress(
+            **self._call, fraction=fraction, remaining_s=remaining_s, stage=stage
+        )
+
+
+class AsyncToolCall:
+    """As :class:`ToolCall`."""
+
+    def __init__(self, client: "AsyncClient", call: dict[str, Any]) -> None:
+        self._client = client
+        self._call = call
+
+    @property
+    def call_id(self) -> str:
+        return str(self._call["call_id"])
+
+    async def progress(
+        self,
+        *,
+        fraction: float | None = None,
+        remaining_s: float | None = None,
+        stage: str | None = None,
+    ) -> None:
+        """As :meth:`ToolCall.progress`."""
+        await self._client.call_progress(
+            **self._call, fraction=fraction, remaining_s=remaining_s, stage=stage
         )
 
 
@@ -101,18 +161,24 @@ class AgentHandle(_Handle["Client"]):
 
     @contextmanager
     def tool_call(
-        self, tool: str, predicted_s: float | None = None, arguments: Any = None
-    ) -> Iterator[str]:
-        """The agent is in a tool call while the block runs; gives the call's id.
+        self,
+        tool: str,
+        predicted_s: float | None = None,
+        arguments: Any = None,
+        stages: Sequence[str] = (),
+    ) -> Iterator[ToolCall]:
+        """The agent is in a tool call while the block runs; gives the call, to report progress.
 
         Args:
             predicted_s: how long the call will take, if the program knows.
             arguments: what the tool is called with; only a digest of it leaves the program.
+            stages: names of the parts that the call goes through, in order. The first begins at
+                once, each other one with ``progress(stage=...)``.
         """
         call_id = uuid.uuid4().hex
-        self._call_start(call_id, tool, predicted_s, arguments)
+        self._call_start(call_id, tool, predicted_s, arguments, stages)
         try:
-            yield call_id
+            yield ToolCall(self._client, self._call(call_id))
         except BaseException:
             with suppress(SignalError):  # the tool's own error is the one to see
                 self._client.call_finish(**self._call(call_id))
@@ -129,13 +195,17 @@ class AsyncAgentHandle(_Handle["AsyncClient"]):
 
     @asynccontextmanager
     async def tool_call(
-        self, tool: str, predicted_s: float | None = None, arguments: Any = None
-    ) -> AsyncIterator[str]:
+        self,
+        tool: str,
+        predicted_s: float | None = None,
+        arguments: Any = None,
+        stages: Sequence[str] = (),
+    ) -> AsyncIterator[AsyncToolCall]:
         """As :meth:`AgentHandle.tool_call`."""
         call_id = uuid.uuid4().hex
-        await self._call_start(call_id, tool, predicted_s, arguments)
+        await self._call_start(call_id, tool, predicted_s, arguments, stages)
         try:
-            yield call_id
+            yield AsyncToolCall(self._client, self._call(call_id))
         except BaseException:
             with suppress(SignalError):
                 await self._client.call_finish(**self._call(call_id))

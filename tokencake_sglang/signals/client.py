@@ -10,6 +10,7 @@
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
@@ -50,8 +51,14 @@ class _Signals(Generic[Result]):
         application: str | None = None,
         predicted_s: float | None = None,
         arguments_digest: str | None = None,
+        stages: Sequence[str] = (),
     ) -> Result:
-        """The agent stopped at a tool call. ``predicted_s``: its length in seconds, if known."""
+        """The agent stopped at a tool call.
+
+        Args:
+            predicted_s: its length in seconds, if known.
+            stages: names of the parts it goes through, in order; ``call_progress`` tells of each.
+        """
         return self._signal(
             "call_start",
             agent=agent,
@@ -60,6 +67,34 @@ class _Signals(Generic[Result]):
             tool=tool,
             predicted_s=predicted_s,
             arguments_digest=arguments_digest,
+            stages=list(stages) or None,
+        )
+
+    def call_progress(
+        self,
+        agent: str,
+        call_id: str,
+        application: str | None = None,
+        *,
+        fraction: float | None = None,
+        remaining_s: float | None = None,
+        stage: str | None = None,
+    ) -> Result:
+        """How far the tool call is: exactly one of the three.
+
+        Args:
+            fraction: of the call's time that is over, 0 to 1.
+            remaining_s: seconds that are left, by a new estimate.
+            stage: the stage that begins now.
+        """
+        return self._signal(
+            "call_progress",
+            agent=agent,
+            application=application,
+            call_id=call_id,
+            fraction=fraction,
+            remaining_s=remaining_s,
+            stage=stage,
         )
 
     def call_finish(self, agent: str, call_id: str, application: str | None = None) -> Result:

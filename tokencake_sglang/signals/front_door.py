@@ -10,6 +10,7 @@ import msgspec
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import (
     AnyEvent,
+    DurationsKnown,
     RequestBegin,
     RequestEnd,
     Signal,
@@ -57,6 +58,9 @@ class FrontDoor:
             the ranks miss an event: the signal is answered ``unavailable``, and since the agent
             table has it already, its repeat is acknowledged without being sent again.
         clock: seconds, any origin.
+        durations: what earlier runs learnt of calls' lengths, for the first entry of the log.
+        follow: called as ``follow(transition, stamp_s)`` for each consequence of an event, before
+            that is sent: what a rank's planner is told, in the same order and at the same times.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class FrontDoor:
         config: TokencakeConfig,
         send: Callable[[int, float, AnyEvent], None],
         clock: Callable[[], float],
+        durations: bytes | None = None,
+        follow: Callable[[Transition, float], None] | None = None,
     ) -> None:
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
@@ -71,6 +77,8 @@ class FrontDoor:
         self._ticks_after_call_s = config.hold_timeout_s + HOLD_MARGIN_S
         self._send = send
         self._clock = clock
+        self._first = None if durations is None else DurationsKnown(state=durations)
+        self._follow = follow
         self._sequence = 0
         self._stamp_s = clock()
         self._last_call_s: float | None = None
@@ -80,6 +88,18 @@ class FrontDoor:
         self._refused: Counter[str] = Counter()
         self._refusals: deque[Refusal] = deque(maxlen=REFUSALS_KEPT)
         self._send_failures = 0
+
+    # -- the first entry ----------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Sends what earlier runs learnt, if the first event has not yet. Never raises."""
+        if self._first is None:
+            return
+        first, self._first = self._first, None
+        try:
+            self._pass_on(first, self._now_s())
+        except AgentError as error:
+            self.refuse(error)
 
     # -- signals ------------------------------------------------------------------------------
 
@@ -184,11 +204,19 @@ class FrontDoor:
         return self._stamp_s
 
     def _apply(self, event: AnyEvent) -> bool:
+        self.open()
         stamp_s = self._now_s()
         transitions = self.table.apply(event, stamp_s)
         if not transitions and not isinstance(event, Tick):
             return False
         self._remember_calls(transitions, stamp_s)
+        if self._follow is not None:
+            for transition in transitions:
+                self._follow(transition, stamp_s)
+        self._pass_on(event, stamp_s)
+        return True
+
+    def _pass_on(self, event: AnyEvent, stamp_s: float) -> None:
         self._sequence += 1
         try:
             self._send(self._sequence, stamp_s, event)
@@ -198,7 +226,6 @@ class FrontDoor:
             raise AgentError(
                 ErrorCode.UNAVAILABLE, f"the scheduler could not be told: {error!r:.200}"
             ) from error
-        return True
 
     def _remember_calls(self, transitions: list[Transition], stamp_s: float) -> None:
         if any(transition.call is not None for transition in transitions):

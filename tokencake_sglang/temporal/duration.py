@@ -1,13 +1,11 @@
 """How long a tool call will last: a distribution from history, the caller's word and the clock."""
 
 import math
-from collections import OrderedDict, deque
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
-
-import msgspec
+from typing import Self
 
 from tokencake_sglang.temporal.durations import storage
 from tokencake_sglang.temporal.durations.distribution import Distribution
@@ -21,7 +19,6 @@ from tokencake_sglang.temporal.durations.grid import (
     log_logistic,
 )
 from tokencake_sglang.temporal.durations.history import LEVELS, CallFeatures, History, Trust
-from tokencake_sglang.temporal.durations.recent import HISTORY_PER_TOOL, MAX_TOOLS, RecentMedians
 from tokencake_sglang.temporal.durations.stages import in_sequence
 from tokencake_sglang.temporal.durations.storage import State, StoredHistogram
 
@@ -35,39 +32,21 @@ class Source(StrEnum):
     DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A call's expected length in seconds, and where the number comes from."""
-
-    duration_s: float
-    source: Source
-
-
 class DurationModel:
     """Learns from finished calls; the same calls in the same order give the same predictions.
 
-    ``expect`` and ``observe`` are for a scheduler's loop: some ten microseconds each. ``predict``
-    is the plain number: the caller's word, else the median of the tool's last calls, for tool times
-    are heavy-tailed: one ten-minute test run must not keep the KV of every later 100 ms call out of
-    the device.
+    ``expect`` and ``observe`` are for a scheduler's loop: some ten microseconds each. Ask what they
+    answer for its median rather than its mean: one ten-minute test run must not keep the KV of
+    every later 100 ms call out of the device.
+
+    Args:
+        default_s: the median length of a call while nothing is known of any.
     """
 
     def __init__(self, default_s: float) -> None:
         self.default_s = default_s
         self._history = History(log_logistic(max(default_s, LEAST_S), 1.0))
         self._estimates = Estimates()
-        self._recent = RecentMedians()
-
-    # -- one number ---------------------------------------------------------------------------
-
-    def predict(self, tool: str, given_s: float | None = None) -> Prediction:
-        """What to expect of a call that starts now; changes nothing."""
-        if given_s is not None:
-            return Prediction(given_s, Source.GIVEN)
-        median_s = self._recent.get(tool)
-        if median_s is not None:
-            return Prediction(median_s, Source.HISTORY)
-        return Prediction(self.default_s, Source.DEFAULT)
 
     # -- distributions ------------------------------------------------------------------------
 
@@ -118,9 +97,7 @@ class DurationModel:
             raise ValueError(f"duration_s: expected seconds, got {duration_s!r}")
         if isinstance(call, str):
             call = CallFeatures(tool=call)
-        duration_s = max(0.0, duration_s)
-        self._recent.observe(call.tool, duration_s)
-        duration_s = min(duration_s, MOST_S)
+        duration_s = min(max(0.0, duration_s), MOST_S)
         if call.given_s is not None:
             before = self._history.mass(call)
             caller, index = (call.tool, call.agent_type), bin_of(duration_s)
@@ -133,32 +110,34 @@ class DurationModel:
 
     # -- across restarts ----------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values and bytes; ``from_dict`` makes an equal model of them."""
-        return storage.to_dict(self._state())
+    def to_bytes(self) -> bytes:
+        """All that was learnt; ``from_bytes`` makes an equal model of it."""
+        return storage.encode(self._state())
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises ValueError for what ``to_dict`` of this version has not made."""
-        try:
-            state = msgspec.convert(values, State)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"durations: {error}") from None
-        state.check()
-        return cls._of(state)
+    def from_bytes(cls, content: bytes, default_s: float | None = None) -> Self:
+        """Raises ValueError for what ``to_bytes`` of this version has not made.
+
+        Args:
+            default_s: in place of the one that the model had, which is no part of what was learnt.
+        """
+        state = storage.decode(content)
+        return cls._of(state, state.default_s if default_s is None else default_s)
 
     def save(self, path: Path) -> None:
         """Replaces the file in one step."""
-        storage.write(path, self._state())
+        storage.write(path, self.to_bytes())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Raises ValueError, naming the file, for one that is unreadable or not of this version."""
-        state = storage.read(path)
+    def load(cls, path: Path, default_s: float | None = None) -> Self:
+        """As ``from_bytes``. Raises ValueError, naming the file and what to do."""
         try:
-            return cls._of(state)
+            return cls.from_bytes(storage.read(path), default_s)
         except ValueError as error:
-            raise ValueError(f"{path}: damaged ({error}); remove it to begin anew") from error
+            raise ValueError(
+                f"{path}: not a file of durations that this version can read ({error}); "
+                "remove it or name another one to begin anew"
+            ) from error
 
     def _state(self) -> State:
         history, estimates = self._history, self._estimates
@@ -172,12 +151,11 @@ class DurationModel:
                 (caller, StoredHistogram.of(ratios), list(scores))
                 for caller, (ratios, scores) in estimates.callers.items()
             ],
-            recent=[(tool, list(last)) for tool, last in self._recent.by_tool.items()],
         )
 
     @classmethod
-    def _of(cls, state: State) -> Self:
-        model = cls(state.default_s)
+    def _of(cls, state: State, default_s: float) -> Self:
+        model = cls(default_s)
         history, estimates = model._history, model._estimates
         history.nodes = OrderedDict((key, node.restore(BINS)) for key, node in state.nodes)
         history.trust = [
@@ -190,9 +168,6 @@ class DurationModel:
             (caller, (ratios.restore(RATIO_BINS), list(scores)))
             for caller, ratios, scores in state.callers
         )
-        model._recent.by_tool = OrderedDict(
-            (tool, deque(last, maxlen=HISTORY_PER_TOOL)) for tool, last in state.recent
-        )
         return model
 
 
@@ -202,12 +177,9 @@ def _of_stage(call: CallFeatures, stage: str) -> CallFeatures:
 
 
 __all__ = [
-    "HISTORY_PER_TOOL",
     "MAX_STATE_BYTES",
-    "MAX_TOOLS",
     "CallFeatures",
     "Distribution",
     "DurationModel",
-    "Prediction",
     "Source",
 ]

@@ -4,36 +4,30 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
+from tokencake_sglang.temporal.returns import Return
+
 NEVER_S = math.inf
 
 STAMPS_KEPT = 1024
 
 
 def seconds_to_next_use(
-    now_s: float,
-    *,
-    has_request: bool,
-    finished: bool,
-    return_s: float | None,
-    last_event_s: float,
+    now_s: float, *, has_request: bool, expected: Return | None, last_event_s: float
 ) -> float:
     """Expected seconds until the agent's KV is read.
 
-    Now for an agent with a request, never for one that has finished, until ``return_s`` for one
-    in a call. Of an agent that said nothing, and of a call that is overdue, the time that has
-    passed predicts the time that is left (Lindy's law; exact for a power law of exponent 2).
+    Now for an agent with a request, until its return for one in a call. Of an agent that said
+    nothing, the time that has passed predicts the time that is left (Lindy's law).
 
     Args:
-        return_s: when its call is expected to end; None when it is in none.
+        expected: when its calls are expected to end; None when it is in none.
         last_event_s: when it was last heard of.
     """
     if has_request:
         return 0.0
-    if finished:
-        return NEVER_S
-    if return_s is None:
+    if expected is None:
         return max(0.0, now_s - last_event_s)
-    return abs(return_s - now_s)
+    return expected.seconds_left(now_s)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,19 @@ def test_calls_reach_the_ranks(extension, target):
     assert finished >= 1
 
 
+def test_a_running_call_reports_to_the_ranks(extension, target):
+    who = {"agent": "reporter", "application": f"progress over {target}"}
+    with extension.client(target) as client:
+        agent = client.agent(who["agent"], application=who["application"])
+        generate(extension.http, "Hello", 2, who)
+        with agent.tool_call("rag", stages=("query", "embed")) as call:
+            call.progress(stage="embed")
+            told = client.call_progress(**who, call_id=call.call_id, remaining_s=0.5)
+            assert not told.repeat
+            assert extension.status()["ranks"][0]["sequence"] >= told.sequence
+        agent.finish()
+
+
 def test_another_client_goes_on_where_the_first_one_was_lost(extension, target):
     who = {"agent": "survivor", "application": f"restart over {target}"}
     generate(extension.http, "Hello", 2, who)

@@ -1,0 +1,166 @@
+"""What each application runs, waits for and has in the tree: who takes part in the working set."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from tokencake_sglang.agents.identity import AgentKey
+from tokencake_sglang.agents.table import Agent, AgentState
+from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.spatial.working_set import WorkingSet
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+DEMAND_SHARE = 1.0
+"""Part of the pool that the working set's average demands may fill."""
+
+HOST_SHARE = 0.95
+"""Part of the host tier that the working set may fill."""
+
+IDLE_S = 60.0
+"""An application that neither asks nor calls takes no part any more after so long, if a newcomer
+needs the room. Sooner, a short pause of its program would cost it its place."""
+
+
+class Applications:
+    """Keeps the working set, from agents' requests and turns.
+
+    Args:
+        agents_in: the agents of an application that the rank knows.
+        residents: the agents that have KV in the tree.
+    """
+
+    def __init__(
+        self,
+        cache: TokencakeCache,
+        agent_of: "Callable[[Req], Agent | None]",
+        agents_in: Callable[[str], list[Agent]],
+        residents: Mapping[AgentKey, Resident],
+        *,
+        pool_tokens: int,
+        host_tokens: int,
+    ) -> None:
+        self.cache = cache
+        self.agent_of = agent_of
+        self.agents_in = agents_in
+        self.residents = residents
+        self.working_set = WorkingSet(
+            int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
+        )
+        self._running: dict[str, dict[str, int]] = {}  # application -> SGLang's rid -> tokens
+        self._ended: set[str] = set()  # applications with a request that has ended since the step
+        self._newcomer_tokens: int | None = None  # the first that the last attempt left outside
+
+    # -- what happens to agents ---------------------------------------------------------------
+
+    def request_began(self, agent: Agent, now_s: float) -> None:
+        self._tell(agent.key.application, now_s)
+
+    def request_ended(self, agent: Agent, now_s: float) -> None:
+        """A request of the agent's is over, also one that took no turn: it was aborted."""
+        self._ended.add(agent.key.application)
+        self._tell(agent.key.application, now_s)
+
+    def admitted(self, agent: Agent, req: "Req", now_s: float) -> None:
+        application = agent.key.application
+        tokens = len(req.origin_input_ids) + len(req.output_ids)
+        self._running.setdefault(application, {})[req.rid] = tokens
+        self._tell(application, now_s)
+
+    def took_turn(self, resident: Resident, rid: str, now_s: float) -> None:
+        """The request has ended, and the application's paths in the tree are others now."""
+        application = resident.agent.key.application
+        self._running.get(application, {}).pop(rid, None)
+        self._tell(application, now_s)
+        nodes: dict[int, int] = {}
+        for agent in self.agents_in(application):
+            other = self.residents.get(agent.key)
+            if other is not None and not agent.finished:
+                nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
+        self.working_set.grow(application, sum(nodes.values()))
+
+    def agent_left(self, agent: Agent) -> None:
+        """Finished or forgotten; with its last agent an application leaves the working set."""
+        application = agent.key.application
+        if all(other.finished for other in self.agents_in(application)):
+            self._running.pop(application, None)
+            self._ended.discard(application)
+            self.working_set.leave(application)
+
+    def step(self, running: "Iterable[Req]", now_s: float) -> None:
+        """Looks which requests still run, after some have ended. The event log cannot say: its
+        numbers of requests are not SGLang's."""
+        if not self._ended:
+            return
+        rids = {req.rid for req in running}
+        for application in sorted(self._ended):
+            known = self._running.get(application, {})
+            left = {rid: tokens for rid, tokens in known.items() if rid in rids}
+            if left:
+                self._running[application] = left
+            else:
+                self._running.pop(application, None)
+            self._tell(application, now_s)
+        self._ended.clear()
+
+    # -- admission ----------------------------------------------------------------------------
+
+    def look_at_queue(self) -> None:
+        """An attempt at admission begins."""
+        self._newcomer_tokens = None
+
+    def is_outside(self, req: "Req", now_s: float) -> bool:
+        """Whether the request's application takes no part and there is no room for it."""
+        agent = self.agent_of(req)
+        if agent is None or agent.key.application in self.working_set:
+            return False
+        tokens = len(req.origin_input_ids)
+        if self.working_set.has_room(tokens, now_s):
+            return False
+        self._drop_idle_members(now_s)
+        if self.working_set.has_room(tokens, now_s):
+            return False
+        if self._newcomer_tokens is None:
+            self._newcomer_tokens = tokens
+        return True
+
+    def enters(self, req: "Req", now_s: float) -> None:
+        """The request was admitted: its application takes part."""
+        agent = self.agent_of(req)
+        if agent is not None:
+            tokens = len(req.origin_input_ids)
+            self.working_set.enter(agent.key.application, tokens, now_s)
+
+    def may_enter(self, now_s: float) -> bool:
+        """Whether there is room by now for the newcomer that the last attempt left outside."""
+        tokens = self._newcomer_tokens
+        return tokens is not None and self.working_set.has_room(tokens, now_s)
+
+    def _drop_idle_members(self, now_s: float) -> None:
+        """Whoever neither asks nor calls takes no part; when it is back, its age lets it in first."""
+        for application in list(self.working_set.members):
+            if all(
+                agent.state in (AgentState.IDLE, AgentState.FINISHED)
+                and now_s - agent.last_event_s > IDLE_S
+                for agent in self.agents_in(application)
+            ):
+                self.working_set.leave(application)
+
+    def _tell(self, application: str, now_s: float) -> None:
+        if application not in self.working_set:
+            return
+        running = self._running.get(application, {})
+        asked = sum(len(agent.rids) for agent in self.agents_in(application))
+        self.working_set.update(
+            application,
+            now_s,
+            running_tokens=sum(running.values()),
+            waits=asked > len(running),
+        )
+
+    def snapshot(self, now_s: float) -> dict[str, int]:
+        return {
+            "working_set_applications": len(self.working_set.members),
+            "working_set_demand_tokens": int(self.working_set.demand_tokens(now_s)),
+        }

@@ -1,0 +1,167 @@
+"""When agents in tool calls will be back: what is expected of each open call, revised as it lasts."""
+
+from dataclasses import dataclass, field, replace
+
+from tokencake_sglang.agents.identity import AgentKey
+from tokencake_sglang.agents.table import Agent, Call, Change, Transition
+from tokencake_sglang.temporal.duration import CallFeatures, DurationModel, Source
+from tokencake_sglang.temporal.durations.distribution import Distribution
+
+REVISION_S = 1.0
+REVISION_SHARE = 0.25
+"""A running call's end is predicted anew after so much of the time that it has lasted, at least
+after ``REVISION_S``: a hundred times in a call of an hour."""
+
+GRID = 0.06
+"""The width of the duration model's bins: within one, the caller's own number is as good."""
+
+
+def features_of(agent: Agent, call: Call) -> CallFeatures:
+    """What the duration model is told of a call."""
+    return CallFeatures(
+        tool=call.tool,
+        agent_type=agent.agent_type,
+        application=agent.key.application,
+        given_s=call.predicted_s,
+        argument_key=call.arguments_digest,
+        stages=call.stages,
+    )
+
+
+def learn(durations: DurationModel, transition: Transition, now_s: float) -> None:
+    """Tells ``durations`` how long a call or a stage took, where the transition ends one."""
+    agent, call = transition.agent, transition.call
+    if call is None:
+        return
+    if transition.ended_stage is not None:
+        durations.observe_stage(features_of(agent, call), *transition.ended_stage)
+    if transition.change is Change.CALL_FINISHED:
+        durations.observe(features_of(agent, call), now_s - call.started_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """When an agent is expected back, in seconds on the main process's clock.
+
+    ``promised`` says that the number is the caller's own and its time is not up yet. Any other is
+    a median given how long the call had lasted at ``seen_s``: as time passes without an end, the
+    end recedes.
+    """
+
+    at_s: float
+    seen_s: float
+    promised: bool
+
+    def seconds_left(self, now_s: float) -> float:
+        """Expected seconds until the agent is back.
+
+        A promise comes nearer; once it is broken, the time that has passed since predicts the
+        time that is left (Lindy's law; exact for a power law of exponent 2). Of a median, what
+        was left when it was taken.
+        """
+        return abs(self.at_s - now_s) if self.promised else self.at_s - self.seen_s
+
+
+@dataclass(slots=True)
+class _Pending:
+    ends: dict[str, Return] = field(default_factory=dict)  # by open call
+    look_again_s: float = 0.0
+
+
+class Returns:
+    """What is expected of every open call. Changes with events only, and when told to revise."""
+
+    def __init__(self, durations: DurationModel) -> None:
+        self.durations = durations
+        self._pending: dict[AgentKey, _Pending] = {}
+
+    def expect(self, agent: Agent, call: Call, now_s: float) -> None:
+        """The call has begun, or something was said about how far it is."""
+        pending = self._pending.setdefault(agent.key, _Pending())
+        pending.ends[call.call_id] = self._expected_end(agent, call, now_s)
+        self._look_again(agent, pending, now_s)
+
+    def call_over(self, agent: Agent, call: Call) -> None:
+        pending = self._pending.get(agent.key)
+        if pending is not None:
+            pending.ends.pop(call.call_id, None)
+            if not pending.ends:
+                del self._pending[agent.key]
+
+    def forget(self, key: AgentKey) -> None:
+        self._pending.pop(key, None)
+
+    def revise(self, agent: Agent, now_s: float) -> None:
+        """Looks again at the agent's calls that still run: the longer they last, the more is to
+        come."""
+        pending = self._pending[agent.key]
+        for call in agent.calls.values():
+            end = pending.ends[call.call_id]
+            if not end.promised or now_s >= end.at_s:
+                pending.ends[call.call_id] = self._median_end(agent, call, now_s)
+        self._look_again(agent, pending, now_s)
+
+    def of(self, key: AgentKey) -> Return | None:
+        """The agent returns when the last of its open calls ends; None when none is open."""
+        pending = self._pending.get(key)
+        return None if pending is None else max(pending.ends.values(), key=lambda end: end.at_s)
+
+    def look_again_s(self, key: AgentKey) -> float:
+        """When ``revise`` is next worth its while: of calls whose ends are promised, at the last
+        one's, of others each time they have lasted a quarter longer."""
+        return self._pending[key].look_again_s
+
+    @staticmethod
+    def _look_again(agent: Agent, pending: _Pending, now_s: float) -> None:
+        if all(end.promised for end in pending.ends.values()):
+            pending.look_again_s = max(end.at_s for end in pending.ends.values())
+            return
+        longest_s = max(now_s - call.started_s for call in agent.calls.values())
+        pending.look_again_s = now_s + max(REVISION_S, REVISION_SHARE * longest_s)
+
+    def _expected_end(self, agent: Agent, call: Call, now_s: float) -> Return:
+        promised_s = self._promised(agent, call)
+        if promised_s is not None and now_s < call.started_s + promised_s:
+            return Return(call.started_s + promised_s, now_s, promised=True)
+        return self._median_end(agent, call, now_s)
+
+    def _median_end(self, agent: Agent, call: Call, now_s: float) -> Return:
+        """The median, given that the call has not ended by ``now_s``.
+
+        The distribution is made anew each time: kept, it would be the largest thing an agent has.
+        """
+        elapsed_s = max(now_s - call.started_s, 0.0)
+        median_s = self._expected_length(agent, call).quantile(0.5, elapsed_s)
+        return Return(call.started_s + median_s, now_s, promised=False)
+
+    def _promised(self, agent: Agent, call: Call) -> float | None:
+        """The whole length by the caller's word, corrected by how its words turned out before;
+        None where nothing was said or history knows better."""
+        progress, given_s = call.progress, call.predicted_s
+        features = features_of(agent, call)
+        if progress is not None and progress.remaining_s is not None:
+            given_s = progress.at_s - call.started_s + progress.remaining_s
+            features = replace(features, given_s=given_s)
+        elif progress is not None or call.stages_finished:
+            return None  # seen since, which counts for more
+        if given_s is None or self.durations.source(features) is not Source.GIVEN:
+            return None
+        median_s = self.durations.expect(features).quantile(0.5)
+        # Finer than the distribution's grid.
+        return given_s if abs(median_s - given_s) < GRID * given_s else median_s
+
+    def _expected_length(self, agent: Agent, call: Call) -> Distribution:
+        features = features_of(agent, call)
+        if call.stages_finished:
+            past_s = call.stage_started_s - call.started_s
+            expected = self.durations.expect_after(features, call.stages_finished, past_s)
+        else:
+            expected = self.durations.expect(features)
+        progress = call.progress
+        if progress is None:
+            return expected
+        at_s = progress.at_s - call.started_s
+        if progress.fraction is not None:
+            return expected.with_progress(at_s, fraction=progress.fraction)
+        assert progress.remaining_s is not None
+        return expected.with_progress(at_s, total_s=at_s + progress.remaining_s)
