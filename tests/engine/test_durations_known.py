@@ -10,6 +10,7 @@ from tokencake_sglang.agents.events import CallFinish, CallProgress, CallStart, 
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.config import ConfigError, TokencakeConfig
 from tokencake_sglang.engine import main_process as module
+from tokencake_sglang.engine.durations_file import check_durations_file
 from tokencake_sglang.engine.main_process import MainProcess
 from tokencake_sglang.engine.messages import TokencakeEvent
 from tokencake_sglang.engine.rank import RankPlanner
@@ -146,8 +147,11 @@ def test_a_foreign_file_ends_the_start_and_is_left_alone(tmp_path):
 
 
 def test_a_file_that_could_never_be_written_ends_the_start(tmp_path):
+    path = tmp_path / "nowhere" / "durations"
     with pytest.raises(ConfigError, match="--tokencake-durations-file: cannot write .*nowhere"):
-        Run(tmp_path / "nowhere" / "durations")
+        Run(path)
+    with pytest.raises(ConfigError, match="cannot write .*nowhere"):  # before the model is loaded
+        check_durations_file(TokencakeConfig(durations_file=str(path)))
 
 
 def test_a_running_server_saves_what_it_learnt(tmp_path, monkeypatch):

@@ -60,7 +60,6 @@ SETTINGS = {
         "--tokencake-policy",
         "nothing",
     ],
-    "--tokencake-durations-file: cannot write": ["--tokencake-durations-file", "no/such/folder"],
     "reserve_maximum in ": ["--tokencake-config", "unknown_option.toml"],
 }
 """What the refusal names, and flags that must be refused."""
