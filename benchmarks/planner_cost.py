@@ -152,32 +152,45 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
+        from tokencake_sglang.engine.cache import TokencakeCache
         from tokencake_sglang.engine.planner import Planner
         from tokencake_sglang.engine.rank import RankPlanner
 
-        self.steps_ns: list[int] = []
-        self.ticks_ns: list[int] = []
-        self._tick_ns = 0
+        self._within: list[str] = []
         self._time(Planner, "step", self._stepped)
         self._time(RankPlanner, "receive", self._received)
+        self._time(TokencakeCache, "load_back", self._loaded)
+        self.start_over()
 
     def start_over(self) -> None:
-        self.steps_ns, self.ticks_ns, self._tick_ns = [], [], 0
+        self.steps_ns: list[int] = []
+        self.ticks_ns: list[int] = []
+        self.loads_ns: list[int] = []
+        """Of the steps, what SGLang took to make room for an upload and to start it."""
+        self._tick_ns = self._load_ns = 0
 
     def _time(self, owner: type, name: str, note: Callable[..., None]) -> None:
         method, clock = getattr(owner, name), time.perf_counter_ns
 
-        def timed(*arguments: Any) -> None:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self._within.append(name)
             started_ns = clock()
-            method(*arguments)
+            result = method(*arguments, **named)
             note(clock() - started_ns, *arguments)
+            self._within.pop()
+            return result
 
         setattr(owner, name, timed)
 
     def _stepped(self, took_ns: int, *_: Any) -> None:
         self.steps_ns.append(took_ns)
         self.ticks_ns.append(self._tick_ns)
-        self._tick_ns = 0
+        self.loads_ns.append(self._load_ns)
+        self._tick_ns = self._load_ns = 0
+
+    def _loaded(self, took_ns: int, *_: Any) -> None:
+        if "step" in self._within:  # SGLang loads at admission as well
+            self._load_ns += took_ns
 
     def _received(self, took_ns: int, _planner: Any, message: Any) -> None:
         if isinstance(message.entry().event, Tick):
@@ -274,6 +287,7 @@ def measure_steps(load: Load, agents: int) -> dict[str, Any]:
         },
         "step_and_ticks_us": spread_us(both_ns),
         "step_us": spread_us(stopwatch.steps_ns),
+        "of_which_sglangs_loads_us": spread_us(stopwatch.loads_ns),
         "tick_us": spread_us([tick_ns for tick_ns in stopwatch.ticks_ns if tick_ns]),
     }
 

@@ -155,6 +155,14 @@ def sessions() -> Iterator[Cell]:
             )
 
 
+def ablation() -> Iterator[Cell]:
+    """What each part of this extension is worth: cells of the standard matrix, without it."""
+    for name in DAGS:
+        for rate in (0.2, 1.0):
+            yield replace(dag(name, rate), id=f"ablation/{name}-{rate}")
+    yield Cell(id="ablation/claude_code-16", workload=CLAUDE_CODE, **H200)
+
+
 def check() -> Iterator[Cell]:
     """Small enough to be run again by ``make bench-check``."""
     for name, arrivals, tokens in (
@@ -175,6 +183,7 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "headline": headline,
     "sensitivity": sensitivity,
     "sessions": sessions,
+    "ablation": ablation,
     "check": check,
 }
 
@@ -202,6 +211,8 @@ USUAL_SYSTEMS = {
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
     "sessions": f"{_FEW},thunderagent,mori",
+    "ablation": "lower-bound,stock,hicache*,reopen-*,tokencake,tokencake-temporal,"
+    "tokencake-spatial,tokencake-reserve,tokencake-no-uploads",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 

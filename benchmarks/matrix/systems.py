@@ -10,6 +10,22 @@ LOWER_BOUND = "lower-bound"
 """Not a system but what no server can be better than; computed from the workload alone."""
 
 
+def _variant(name: str, what: str, *flags: str) -> System:
+    return System(f"tokencake-{name}", what, flags=("--enable-tokencake", *flags))
+
+
+VARIANTS: dict[str, System] = {
+    system.name: system
+    for system in (
+        _variant(
+            "reserve", "with a reserve of a tenth of the pool", "--tokencake-reserve-max", "0.1"
+        ),
+        _variant("no-uploads", "nothing uploaded while a call lasts", "--tokencake-hold-max", "0"),
+    )
+}
+"""This extension with one thing changed, to see what that is worth."""
+
+
 def rivals() -> dict[str, System]:
     """The systems of ``benchmarks/rivals``; none where that package is missing."""
     try:
@@ -27,10 +43,10 @@ def all_systems() -> dict[str, System]:
     Raises:
         ValueError: if a rival has the name of a system there is.
     """
-    others = rivals()
-    if both := SYSTEMS.keys() & others.keys():
+    own, others = {**SYSTEMS, **VARIANTS}, rivals()
+    if both := own.keys() & others.keys():
         raise ValueError(f"rivals: these names are taken: {', '.join(sorted(both))}")
-    return {**SYSTEMS, **others}
+    return {**own, **others}
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -77,6 +77,17 @@ def test_members_and_untagged_requests_pass_those_outside(taken, queued):
     taken.run(running, newcomer)
 
 
+def test_a_smaller_newcomer_does_not_pass_an_older_one(taken, queued):
+    """Whoever waits outside is overtaken by nobody who came later: so nobody starves."""
+    running, older = queued
+    younger = taken.submit(prompt(6, 20), 2, AgentTag(agent="y", application="younger"))
+    untagged = taken.submit(prompt(5, 100), 2)
+    taken.step(6)
+    assert untagged in taken.finished
+    assert waiting(taken) == [older, younger]
+    taken.run(running, older, younger)
+
+
 def test_whoever_is_alone_is_taken_in(taken):
     newcomer = taken.submit(prompt(3, 1900), 4, NEW)
     taken.run(newcomer, limit=20)

@@ -33,7 +33,7 @@ STATUS = {
                 "tokens": {
                     "insure.call_started": 70,
                     "release.finished": 40,
-                    "release.stall_exceeds_round_trip": 60,
+                    "release.in_call": 60,
                     "upload.return_predicted": 25,
                     "upload.call_finished": 5,
                     "return.uploaded_in_time": 30,

@@ -115,14 +115,15 @@ class Applications:
         agent = self.agent_of(req)
         if agent is None or agent.key.application in self.working_set:
             return False
+        if self._newcomer_tokens is not None:
+            return True  # an older one waits: a younger one that happens to be smaller does too
         tokens = len(req.origin_input_ids)
         if self.working_set.has_room(tokens, now_s):
             return False
         self._drop_idle_members(now_s)
         if self.working_set.has_room(tokens, now_s):
             return False
-        if self._newcomer_tokens is None:
-            self._newcomer_tokens = tokens
+        self._newcomer_tokens = tokens
         return True
 
     def enters(self, req: "Req", now_s: float) -> None:

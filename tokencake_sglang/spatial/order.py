@@ -20,9 +20,9 @@ def admission_order(queue: Sequence[Queued | None]) -> list[int]:
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
     Untagged requests keep their places. In the places of tagged ones, applications that take part
-    come first, and then by age, so that they finish instead of taking turns; within an application critical agents come first, and
-    otherwise the order given (SGLang's own policy) stays. Across applications it is the reserve
-    that helps critical agents: putting them first here costs more than it brings
+    come first, and then by age, so that they finish instead of taking turns. Within an application
+    critical agents come first, and otherwise the order given (SGLang's own policy) stays. Critical
+    agents are not put first across applications: an old application would wait for a young one
     (docs/design.md, "Queue order").
     """
     places = [place for place, request in enumerate(queue) if request is not None]
