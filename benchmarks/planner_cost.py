@@ -15,18 +15,16 @@ import gc
 import itertools
 import json
 import math
-import os
-import platform
 import random
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import this_machine
 from tokencake_sglang.agents.events import CallFinish, CallStart, Tick
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.replay.quantiles import quantile
@@ -384,13 +382,7 @@ def main() -> None:
     load = Load()
     preload()
     report = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("sglang", "torch", "tokencake-sglang")},
-        },
+        "machine": this_machine.description(),
         "load": asdict(load),
         "steps": {
             NO_AGENTS: run_in_fork(measure_steps, load, 0),

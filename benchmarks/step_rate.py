@@ -9,16 +9,14 @@ own (CPU) time, which other programs on the machine stretch less.
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import this_machine
 from tokencake_sglang.replay.systems import SYSTEMS
 from tokencake_sglang.timewarp.forks import preload, run_in_fork
 
@@ -118,13 +116,7 @@ def main() -> None:
         for (system, loop), measured in runs.items()
     ]
     report = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("sglang", "torch", "tokencake-sglang")},
-        },
+        "machine": this_machine.description(),
         "load": asdict(load),
         "runs": arguments.runs,
         "preload_s": round(preload_s, 1),

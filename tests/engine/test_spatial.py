@@ -1,11 +1,16 @@
 """Reserved partitions on a real scheduler: pins, quotas, admission, the release valve."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.engine.conftest import KV_TOKENS
 from tests.engine.scenarios import PATH_TOKENS, fill_pool, prompt, start_call, tiers
 from tokencake_sglang.agents.events import AgentFinish
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.engine.spatial import SpatialExecutor
+from tokencake_sglang.observability.decisions import DecisionLog
 
 RESERVE_TOKENS = KV_TOKENS // 2
 CRITICAL = AgentTag(agent="reviewer", application="app", critical=True)
@@ -215,3 +220,10 @@ def test_tags_do_not_split_the_cache(harness, tagged):
     rid = harness.submit(ids, 4, AgentTag(agent="two", application="b") if tagged else None)
     harness.run(rid)
     assert harness.cached_tokens[rid] == len(ids) - 1
+
+
+def test_quotas_of_no_reserve_are_said_to_reserve_nothing(caplog):
+    caplog.set_level("WARNING")  # a scheduler in this process has made it quieter
+    config = TokencakeConfig(quotas={"reviewer": 0.5})
+    SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
+    assert "{'reviewer': 0.5} are parts of a reserve of 0" in caplog.text

@@ -102,7 +102,8 @@ class Applications:
             else:
                 self._running.pop(application, None)
             self._tell(application, now_s)
-        self._ended.clear()
+            if len(left) <= self._asked(application):
+                self._ended.discard(application)  # else one was aborted and runs for another step
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -152,13 +153,16 @@ class Applications:
         if application not in self.working_set:
             return
         running = self._running.get(application, {})
-        asked = sum(len(agent.rids) for agent in self.agents_in(application))
         self.working_set.update(
             application,
             now_s,
             running_tokens=sum(running.values()),
-            waits=asked > len(running),
+            waits=self._asked(application) > len(running),
         )
+
+    def _asked(self, application: str) -> int:
+        """How many requests of the application are open, queued or running."""
+        return sum(len(agent.rids) for agent in self.agents_in(application))
 
     def snapshot(self, now_s: float) -> dict[str, int]:
         return {

@@ -1,5 +1,6 @@
 """Applies the spatial policy: pins in partitions, the reserve in admission, the queue's order."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from sglang.srt.managers.schedule_batch import Req
 
+logger = logging.getLogger(__name__)
 
 RETURN_HORIZON_S = 5.0
 """How far ahead of a critical agent's predicted return its part of the reserve is kept free."""
@@ -39,6 +41,12 @@ class SpatialExecutor:
         self.cache = cache
         self.agent_of = agent_of
         self.log = log
+        if config.quotas and config.reserve_max == 0.0:
+            logger.warning(
+                "tokencake: quotas %s are parts of a reserve of 0: nothing is reserved for anybody; "
+                "--tokencake-reserve-max 0.1 would reserve a tenth of the KV pool",
+                dict(config.quotas),
+            )
         self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
         self.critical_types = frozenset(config.critical_types)
         self.critical_waiting = 0
