@@ -4,7 +4,7 @@ VENV ?= .venv
 # More threads than free cores make CPU inference many times slower: they spin while they wait.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench bench-check docs env model clean
+.PHONY: demo test lint bench bench-long bench-check docs env model clean
 
 demo: model  ## the code_writer application against a real server
 	$(VENV)/bin/python -m examples.code_writer
@@ -18,10 +18,18 @@ lint: env
 	$(VENV)/bin/python -m mypy
 
 # Runs at a time; each takes a core and about half a gigabyte.
-JOBS ?= $(shell nproc)
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 
 bench: env  ## the standard matrix in virtual time; says beforehand how long, and resumes
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS)
+
+LONG_SETS = ablation sensitivity sessions headline noise host link load
+bench-long: env  ## hours: what else is compared on the standard cells, and the sets with five seeds
+	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) \
+		--systems 'tokencake-temporal,tokencake-spatial,reopen-*,oracle-*'
+	for set in $(LONG_SETS); do \
+		$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) --set $$set || exit 1; \
+	done
 
 bench-check: env  ## a small slice of it again: fails if a committed figure does not come out
 	$(VENV)/bin/python -m benchmarks.matrix check --jobs $(JOBS)

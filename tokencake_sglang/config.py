@@ -23,8 +23,10 @@ CONFIG_VARIABLE = "TOKENCAKE_CONFIG"
 VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
+Part = Literal["order", "working-set", "reopening", "eviction", "host-copies", "uploads"]
 SWITCHES = ("temporal", "spatial")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)]
 
 
@@ -81,6 +83,17 @@ class TokencakeConfig:
             description="per critical agent type, its part of the reserve; others share the rest"
         ),
     ] = Field(default_factory=dict)
+    tenants: Annotated[
+        dict[str, Weight],
+        Field(description="per tenant, the weight of its share of the KV pool; others weigh 1"),
+    ] = Field(default_factory=dict)
+    untagged_first_token_s: Annotated[
+        PositiveSeconds | None,
+        Field(
+            description="untagged requests, chat beside agents, go first once they have waited for "
+            "half of this"
+        ),
+    ] = None
     default_call_s: Annotated[
         PositiveSeconds,
         Field(description="length assumed for a tool call of which nothing is known"),
@@ -128,6 +141,13 @@ class TokencakeConfig:
         Annotated[float, Field(ge=0.005, le=1.0)],
         Field(description="how often ranks are told the time while an agent is in a tool call"),
     ] = 0.05
+    without: Annotated[
+        tuple[Part, ...],
+        Field(
+            description="parts that do nothing, to measure what they are worth: order, working-set, "
+            "reopening, eviction, host-copies, uploads"
+        ),
+    ] = ()
     decision_log: Annotated[
         str | None, Field(description="file that receives every decision as a JSON line")
     ] = None
@@ -249,9 +269,9 @@ def enabled_by_environment(environment: Mapping[str, str] | None = None) -> bool
 def _from_text(name: str, text: str) -> Any:
     """Text from a flag or a variable; lists and tables are comma-separated (``a,b``, ``a=0.5``)."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if name == "critical_types":
+    if name in ("critical_types", "without"):
         return tuple(parts)
-    if name == "quotas":
+    if name in ("quotas", "tenants"):
         return {key.strip(): value for key, _, value in (part.partition("=") for part in parts)}
     return text
 

@@ -46,13 +46,14 @@ def execute(
         least = figures.of_bound(workload, cost_model(cell), cell)
         real_s = time.perf_counter() - started_s
         return Outcome(workload=digest(workload), figures=least, real_s=real_s)
+    from tokencake_sglang.replay import tool_times
     from tokencake_sglang.replay.driver import Replay
     from tokencake_sglang.replay.figures import figures as figures_of
     from tokencake_sglang.replay.machine import machine_figures
 
     system = all_systems()[system_name]
     replay = Replay(
-        workload,
+        tool_times.with_exact_hints(workload) if system.exact_hints else workload,
         _warp(cell, system, flags),
         priorities=system.priorities,
         occupancy_interval_s=cell.sample_s,

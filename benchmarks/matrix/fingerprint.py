@@ -22,8 +22,25 @@ _EVERY = (
     "benchmarks/matrix/figures.py",
     "benchmarks/matrix/workloads.py",
 )
-# For the scores of the duration model (benchmarks/durations), in no cell.
+# In no cell: clients, the HTTP routes, commands, and the data that score the duration model. Of the
+# named systems a result holds the settings themselves.
 _NEVER = (
+    "tokencake_sglang/command.py",
+    "tokencake_sglang/frontend",
+    "tokencake_sglang/replay/command.py",
+    "tokencake_sglang/replay/comparison.py",
+    "tokencake_sglang/replay/summary.py",
+    "tokencake_sglang/replay/systems.py",
+    "tokencake_sglang/signals/agent_handle.py",
+    "tokencake_sglang/signals/client.py",
+    "tokencake_sglang/signals/http.py",
+    "tokencake_sglang/signals/http_transport.py",
+    "tokencake_sglang/signals/status_page.py",
+    "tokencake_sglang/signals/tag_middleware.py",
+    "tokencake_sglang/signals/transports.py",
+    "tokencake_sglang/signals/zmq_door.py",
+    "tokencake_sglang/signals/zmq_transport.py",
+    "tokencake_sglang/timewarp/calibration.py",
     "benchmarks/data/tool_calls_miniswe.csv.gz",
     "benchmarks/data/tool_calls_weka.csv.gz",
 )
@@ -57,7 +74,7 @@ def fingerprint(system_name: str) -> str:
 
 @functools.cache
 def _fingerprint(parts: tuple[str, ...], without: tuple[str, ...] = ()) -> str:
-    files = _files(parts) - _files(without) - {REPOSITORY / name for name in _NEVER}
+    files = _files(parts) - _files(without) - _files(_NEVER)
     total = hashlib.sha256()
     for file in sorted(files):
         total.update(f"{file.relative_to(REPOSITORY)}\n{_digest(file)}\n".encode())
@@ -68,9 +85,7 @@ def _files(parts: tuple[str, ...]) -> set[Path]:
     return {
         file
         for part in parts
-        for file in (
-            [REPOSITORY / part] if part.endswith(".py") else (REPOSITORY / part).rglob("*")
-        )
+        for file in ([REPOSITORY / part] if Path(part).suffix else (REPOSITORY / part).rglob("*"))
         if file.is_file() and file.suffix in {".py", ".toml", ".json", ".gz", ".csv"}
     }
 

@@ -193,16 +193,20 @@ _FEW = (
 )
 """For the long sets, for which all systems would take many hours."""
 
+MATRIX = (
+    "lower-bound,stock*,hicache*,tokencake,kvflow,continuum,thunderagent,infercept,mori,"
+    "tokencake-paper,tokencake-repo,oracle-age"
+)
+"""SGLang's own settings, this extension, every rival and an oracle. ``make bench-long`` adds this
+extension's halves, admission that reopens by itself, and oracles with other orders."""
+
 _OF_DAGS = f"{_FEW},hicache-priority"
 """Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:
 without it there, best-stock would not be what it says."""
 
 USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
-    # Their ordering has a result of its own (benchmarks/calibration/ordering.py).
-    "standard": "lower-bound,stock*,hicache*,tokencake,tokencake-temporal,tokencake-spatial,"
-    "reopen-*,tokencake-paper,tokencake-repo,kvflow,continuum,thunderagent,infercept,mori,"
-    "oracle-age,oracle-backfill,oracle-lpm",
+    "standard": MATRIX,
     "load": _OF_DAGS,
     "noise": f"{_OF_DAGS},tokencake-temporal",
     "host": _OF_DAGS,
@@ -212,7 +216,7 @@ USUAL_SYSTEMS = {
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
     "sessions": f"{_FEW},thunderagent,mori",
     "ablation": "lower-bound,stock,hicache*,reopen-*,tokencake,tokencake-temporal,"
-    "tokencake-spatial,tokencake-reserve,tokencake-no-uploads",
+    "tokencake-spatial,tokencake-reserve,tokencake-no-*",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 

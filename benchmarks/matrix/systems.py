@@ -14,16 +14,32 @@ def _variant(name: str, what: str, *flags: str) -> System:
     return System(f"tokencake-{name}", what, flags=("--enable-tokencake", *flags))
 
 
+def _without(part: str, what: str) -> System:
+    return _variant(f"no-{part}", what, "--tokencake-without", part)
+
+
 VARIANTS: dict[str, System] = {
     system.name: system
     for system in (
         _variant(
             "reserve", "with a reserve of a tenth of the pool", "--tokencake-reserve-max", "0.1"
         ),
-        _variant("no-uploads", "nothing uploaded while a call lasts", "--tokencake-hold-max", "0"),
+        _without("order", "the queue in SGLang's order"),
+        _without("working-set", "no application waits outside"),
+        _without("reopening", "admission tried again when SGLang does"),
+        _without("eviction", "SGLang's LRU evicts"),
+        _without("host-copies", "no copies beside HiCache's"),
+        _without("uploads", "nothing uploaded before its request is admitted"),
+        System(
+            "oracle-tokencake",
+            "this extension, told how long each call will take",
+            flags=("--enable-tokencake",),
+            exact_hints=True,
+        ),
     )
 }
-"""This extension with one thing changed, to see what that is worth."""
+"""This extension with one thing changed, to see what that is worth. The last one bounds what
+better predictions could bring, and is one of the oracles."""
 
 
 def rivals() -> dict[str, System]:

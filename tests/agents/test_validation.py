@@ -27,7 +27,7 @@ WAYS = "fraction, remaining_s, stage: expected exactly one of them"
         ({"agent": "a", "critical": "yes"}, f"{WHERE}.critical: Expected `bool`, got `str`"),
         ({"agent": ["a"]}, f"{WHERE}.agent: expected a single value, got a nested list"),
         ({"agent": "a", "agnet": "b"}, (f"{WHERE}.agnet: unknown field; accepted are agent, "
-                                       "application, agent_type, node, critical")),
+                                       "application, agent_type, node, critical, tenant")),
     ],
 )  # fmt: skip
 def test_an_invalid_tag_is_refused_naming_the_field(value, message):

@@ -63,7 +63,7 @@ def test_a_session_that_cannot_be_a_name_is_no_tag():
         (HEADERS | {"x-tokencake-agnet": "a"},
          ("x-tokencake-agnet: unknown header; accepted are x-tokencake-agent, "
          "x-tokencake-application, x-tokencake-agent-type, x-tokencake-node, "
-         "x-tokencake-critical")),
+         "x-tokencake-critical, x-tokencake-tenant")),
         ({"x-tokencake-node": "n"},
          "x-tokencake-agent: missing; the other x-tokencake-* headers need it"),
         ({"x-tokencake-agent": ""},

@@ -32,6 +32,7 @@ class AgentTag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     agent_type: Name = DEFAULT_AGENT_TYPE
     node: Name | None = None
     critical: bool = False
+    tenant: Name | None = None
 
     @property
     def key(self) -> AgentKey:

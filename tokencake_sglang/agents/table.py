@@ -108,6 +108,7 @@ class Agent:
     agent_type: str
     node: str | None
     critical: bool
+    tenant: str | None
     seen_order: int
     application_order: int
     last_event_s: float
@@ -234,7 +235,7 @@ class AgentTable:
         ended = self._request_end(RequestEnd(rid=event.rid), now_s) if owner is not None else []
         agent = self._agents.get(event.tag.key) or self._add(event.tag, now_s)
         agent.agent_type, agent.node = event.tag.agent_type, event.tag.node
-        agent.critical = event.tag.critical
+        agent.critical, agent.tenant = event.tag.critical, event.tag.tenant
         agent.finished = False  # a request is never refused: the agent lives on
         # A request of an agent that still has calls open: the finish signal was lost or is late.
         transitions = [self._close(agent, call, now_s) for call in list(agent.calls.values())]
@@ -376,7 +377,10 @@ class AgentTable:
         order = self._next_order
         self._next_order += 1
         application_order = self._application_order.setdefault(key.application, order)
-        agent = Agent(key, tag.agent_type, tag.node, tag.critical, order, application_order, now_s)
+        agent = Agent(
+            *(key, tag.agent_type, tag.node, tag.critical, tag.tenant),
+            *(order, application_order, now_s),
+        )
         self._agents[key] = agent
         self._applications.setdefault(key.application, []).append(key)
         return agent

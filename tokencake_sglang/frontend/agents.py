@@ -53,6 +53,7 @@ def agent(
     agent_type: str = "default",
     node: str | None = None,
     critical: bool = False,
+    tenant: str | None = None,
 ) -> Iterator[FrontendAgent]:
     """Programs started inside the block run as this agent; gives its handle.
 
@@ -67,6 +68,7 @@ def agent(
         agent_type=agent_type,
         node=node,
         critical=critical,
+        tenant=tenant,
     )
     with running_as(handle):
         yield handle
@@ -87,10 +89,10 @@ def run_as(
 ) -> Any:
     """``program.run(*args, **kwargs)`` as the agent ``name``; returns the program's state.
 
-    ``application``, ``agent_type``, ``node`` and ``critical`` are the agent's; all other keyword
-    arguments are the program's.
+    ``application``, ``agent_type``, ``node``, ``critical`` and ``tenant`` are the agent's; all
+    other keyword arguments are the program's.
     """
-    fields = ("application", "agent_type", "node", "critical")
+    fields = ("application", "agent_type", "node", "critical", "tenant")
     options = {field: kwargs.pop(field) for field in fields if field in kwargs}
     with agent(endpoint, name, **options):
         return program.run(*args, backend=endpoint, **kwargs)

@@ -19,6 +19,8 @@ class System:
     stock: bool = False
     priorities: bool = False
     """Whether requests carry SGLang's ``priority``: 1 for a critical agent's, 0 for all others."""
+    exact_hints: bool = False
+    """Whether the server is told how long each tool call will really take."""
 
 
 def _stock(name: str, what: str, host_tier: bool, *flags: str, priorities: bool = False) -> System:
@@ -41,6 +43,8 @@ SYSTEMS: dict[str, System] = {
         _stock("stock", "SGLang's defaults: first come, first served, no host tier", False),
         _stock("stock-lpm", "longest prefix match first", False, "--schedule-policy", "lpm"),
         _stock("stock-dfs", "depth-first by weight", False, "--schedule-policy", "dfs-weight"),
+        _stock("stock-tlru", "tail-optimised LRU", False, *_TLRU),
+        _stock("stock-priority", "critical agents' priority", False, *_PRIORITY, priorities=True),
         _stock("hicache", "SGLang's defaults with HiCache, write-through", True),
         _stock("hicache-lpm", "longest prefix match first", True, "--schedule-policy", "lpm"),
         _stock("hicache-dfs", "depth-first by weight", True, "--schedule-policy", "dfs-weight"),

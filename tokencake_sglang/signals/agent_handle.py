@@ -27,6 +27,7 @@ class _Handle(Generic[AnyClient]):
         agent_type: str = DEFAULT_AGENT_TYPE,
         node: str | None = None,
         critical: bool = False,
+        tenant: str | None = None,
     ) -> None:
         self._client = client
         self._tag = parse_tag(
@@ -36,6 +37,7 @@ class _Handle(Generic[AnyClient]):
                 "agent_type": agent_type,
                 "node": node,
                 "critical": critical,
+                "tenant": tenant,
             },
             where="agent",
         )

@@ -165,9 +165,10 @@ class Client(_Signals["Accepted | None"]):
         agent_type: str = "default",
         node: str | None = None,
         critical: bool = False,
+        tenant: str | None = None,
     ) -> AgentHandle:
         """One agent's tag and signals; raises ``AgentError`` on a name that cannot be one."""
-        return AgentHandle(self, name, application, agent_type, node, critical)
+        return AgentHandle(self, name, application, agent_type, node, critical, tenant)
 
     def status(self) -> dict[str, Any]:
         """The server's status; raises ``SignalError`` also if not strict. HTTP only."""
@@ -211,9 +212,10 @@ class AsyncClient(_Signals[Any]):
         agent_type: str = "default",
         node: str | None = None,
         critical: bool = False,
+        tenant: str | None = None,
     ) -> AsyncAgentHandle:
         """As :meth:`Client.agent`."""
-        return AsyncAgentHandle(self, name, application, agent_type, node, critical)
+        return AsyncAgentHandle(self, name, application, agent_type, node, critical, tenant)
 
     async def status(self) -> dict[str, Any]:
         """As :meth:`Client.status`."""

@@ -16,6 +16,7 @@ HEADERS = {
     "x-tokencake-agent-type": "agent_type",
     "x-tokencake-node": "node",
     "x-tokencake-critical": "critical",
+    "x-tokencake-tenant": "tenant",
 }
 _HEADER_OF = {field: header for header, field in HEADERS.items()}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
