@@ -28,7 +28,6 @@ VARIANTS: dict[str, System] = {
         _without("working-set", "no application waits outside"),
         _without("reopening", "admission tried again when SGLang does"),
         _without("eviction", "SGLang's LRU evicts"),
-        _without("host-copies", "no copies beside HiCache's"),
         _without("uploads", "nothing uploaded before its request is admitted"),
         System(
             "oracle-tokencake",

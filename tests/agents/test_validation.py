@@ -19,7 +19,7 @@ WAYS = "fraction, remaining_s, stage: expected exactly one of them"
     ("value", "message"),
     [
         ("coder", (f"{WHERE}: expected an object with the fields agent, application, agent_type, "
-                  "node, critical, got str")),
+                  "node, critical, tenant, got str")),
         ({}, f"{WHERE}: Object missing required field `agent`"),
         ({"agent": ""}, f"{WHERE}.agent: Expected `str` of length >= 1"),
         ({"agent": "x" * 257}, f"{WHERE}.agent: Expected `str` of length <= 256"),

@@ -16,6 +16,7 @@ def scheduler_process(tmp_path_factory: pytest.TempPathFactory) -> SchedulerHarn
         tmp_path_factory.mktemp("model"),
         *("--enable-tokencake", "--tokencake-hold-max", "0.5", "--tokencake-reserve-max", "0.5"),
         *("--tokencake-quotas", "small=0.1", "--tokencake-upload-piece-tokens", "256"),
+        *("--tokencake-tenants", "heavy=3", "--tokencake-untagged-first-token-s", "20"),
         *("--hicache-ratio", "4"),
         kv_tokens=KV_TOKENS,
         page_size=PAGE_SIZE,

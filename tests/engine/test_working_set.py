@@ -40,6 +40,16 @@ def test_a_newcomer_waits_although_the_memory_is_free(taken, queued):
     taken.run(running, newcomer)
 
 
+def test_unbounded_it_does_not_wait(taken, monkeypatch):
+    monkeypatch.setattr(taken.planner.applications, "bounded", False)
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(8)
+    assert newcomer in taken.finished
+    taken.run(running)
+
+
 def test_it_enters_when_a_member_has_left(taken, queued):
     running, newcomer = queued
     taken.send(AgentFinish(agent=OLD.agent, application=OLD.application))

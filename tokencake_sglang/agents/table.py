@@ -195,6 +195,11 @@ class AgentTable:
         """How many agents have an open tool call."""
         return len(self._deadlines)
 
+    @property
+    def open_requests(self) -> int:
+        """How many tagged requests are queued or running."""
+        return len(self._by_rid)
+
     def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
         """Applies one event and returns its consequences; empty for a repeat.
 

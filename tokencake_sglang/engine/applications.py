@@ -1,12 +1,15 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 from tokencake_sglang.spatial.working_set import WorkingSet
 
 if TYPE_CHECKING:
@@ -23,12 +26,23 @@ IDLE_S = 60.0
 needs the room. Sooner, a short pause of its program would cost it its place."""
 
 
+@dataclass(slots=True)
+class _Account:
+    """What an application adds to its tenant's: tokens of running requests, and open requests."""
+
+    tenant: str
+    tokens: int = 0
+    requests: int = 0
+
+
 class Applications:
     """Keeps the working set, from agents' requests and turns.
 
     Args:
         agents_in: the agents of an application that the rank knows.
         residents: the agents that have KV in the tree.
+        weights: of tenants.
+        bounded: whether newcomers wait outside while there is no room for them.
     """
 
     def __init__(
@@ -40,6 +54,8 @@ class Applications:
         *,
         pool_tokens: int,
         host_tokens: int,
+        weights: Mapping[str, float],
+        bounded: bool = True,
     ) -> None:
         self.cache = cache
         self.agent_of = agent_of
@@ -48,6 +64,11 @@ class Applications:
         self.working_set = WorkingSet(
             int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
         )
+        self.shares = Shares(weights)
+        self.bounded = bounded
+        self._accounts: dict[str, _Account] = {}  # by application
+        self._tenant_tokens: Counter[str] = Counter()
+        self._tenant_requests: Counter[str] = Counter()
         self._running: dict[str, dict[str, int]] = {}  # application -> SGLang's rid -> tokens
         self._ended: set[str] = set()  # applications with a request that has ended since the step
         self._newcomer_tokens: int | None = None  # the first that the last attempt left outside
@@ -55,6 +76,9 @@ class Applications:
     # -- what happens to agents ---------------------------------------------------------------
 
     def request_began(self, agent: Agent, now_s: float) -> None:
+        if agent.key.application not in self._accounts:
+            tenant = agent.tenant or DEFAULT_TENANT
+            self._accounts[agent.key.application] = _Account(tenant)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
@@ -80,13 +104,16 @@ class Applications:
                 nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
         self.working_set.grow(application, sum(nodes.values()))
 
-    def agent_left(self, agent: Agent) -> None:
+    def agent_left(self, agent: Agent, now_s: float) -> None:
         """Finished or forgotten; with its last agent an application leaves the working set."""
         application = agent.key.application
         if all(other.finished for other in self.agents_in(application)):
             self._running.pop(application, None)
             self._ended.discard(application)
             self.working_set.leave(application)
+            self._charge(application, now_s, tokens=0, requests=0)
+            self._accounts.pop(application, None)
+            self.shares.forget_idle(account.tenant for account in self._accounts.values())
 
     def step(self, running: "Iterable[Req]", now_s: float) -> None:
         """Looks which requests still run, after some have ended. The event log cannot say: its
@@ -111,10 +138,18 @@ class Applications:
         """An attempt at admission begins."""
         self._newcomer_tokens = None
 
+    def takes_part(self, agent: Agent) -> bool:
+        return not self.bounded or agent.key.application in self.working_set
+
+    def tenant_of(self, agent: Agent) -> str:
+        """On whose account the agent's application runs: what its first request said."""
+        account = self._accounts.get(agent.key.application)
+        return DEFAULT_TENANT if account is None else account.tenant
+
     def is_outside(self, req: "Req", now_s: float) -> bool:
         """Whether the request's application takes no part and there is no room for it."""
         agent = self.agent_of(req)
-        if agent is None or agent.key.application in self.working_set:
+        if agent is None or self.takes_part(agent):
             return False
         if self._newcomer_tokens is not None:
             return True  # an older one waits: a younger one that happens to be smaller does too
@@ -150,15 +185,31 @@ class Applications:
                 self.working_set.leave(application)
 
     def _tell(self, application: str, now_s: float) -> None:
-        if application not in self.working_set:
+        running, asked = self._running.get(application, {}), self._asked(application)
+        tokens = sum(running.values())
+        self._charge(application, now_s, tokens=tokens, requests=asked)
+        if application in self.working_set:
+            self.working_set.update(
+                application, now_s, running_tokens=tokens, waits=asked > len(running)
+            )
+
+    def _charge(self, application: str, now_s: float, *, tokens: int, requests: int) -> None:
+        """Tells the shares what the application's tenant now holds and asks for."""
+        account = self._accounts.get(application)
+        if account is None or (tokens, requests) == (account.tokens, account.requests):
             return
-        running = self._running.get(application, {})
-        self.working_set.update(
-            application,
+        tenant = account.tenant
+        self._tenant_tokens[tenant] += tokens - account.tokens
+        self._tenant_requests[tenant] += requests - account.requests
+        account.tokens, account.requests = tokens, requests
+        self.shares.update(
+            tenant,
             now_s,
-            running_tokens=sum(running.values()),
-            waits=self._asked(application) > len(running),
+            running_tokens=self._tenant_tokens[tenant],
+            active=self._tenant_requests[tenant] > 0,
         )
+        if not self._tenant_requests[tenant] and not self._tenant_tokens[tenant]:
+            del self._tenant_requests[tenant], self._tenant_tokens[tenant]
 
     def _asked(self, application: str) -> int:
         """How many requests of the application are open, queued or running."""

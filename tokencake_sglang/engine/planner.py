@@ -59,11 +59,15 @@ class Planner(RankPlanner):
             self.residents,
             pool_tokens=self.pool_tokens,
             host_tokens=cache.cache_controller.mem_pool_host.size,
+            weights=config.tenants,
+            bounded="working-set" not in config.without,
         )
+        self.orders = "order" not in config.without
         self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         if config.temporal_on:
-            # Bound by SGLang at the first eviction, so it has to be in place before.
-            cache.tree_core.eviction_strategy = self.eviction
+            if "eviction" not in config.without:
+                # Bound by SGLang at the first eviction, so it has to be in place before.
+                cache.tree_core.eviction_strategy = self.eviction
             cache.on_evict = self._evicted
 
     # -- the event log ------------------------------------------------------------------------
@@ -110,7 +114,7 @@ class Planner(RankPlanner):
             case Change.AGENT_FINISHED | Change.AGENT_FORGOTTEN:
                 if (resident := self.residents.get(agent.key)) is not None:
                     self.spatial.left(resident, self.now_s, transition.change)
-                self.applications.agent_left(agent)
+                self.applications.agent_left(agent, self.now_s)
 
     # -- what the cache reports ---------------------------------------------------------------
 
@@ -170,6 +174,8 @@ class Planner(RankPlanner):
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
         """Where there are tagged requests: without any, admission is SGLang's."""
+        if "reopening" in self.config.without:
+            return False
         if not self.has_changed(waiting_queue) and not self.applications.may_enter(self.now_s):
             return False
         return any(self.agent_of(req) is not None for req in waiting_queue)
@@ -177,7 +183,8 @@ class Planner(RankPlanner):
     def order(self, waiting_queue: "list[Req]") -> None:
         if self.config.spatial_on:
             self.applications.look_at_queue()
-            self.spatial.order(waiting_queue, self.applications.working_set)
+            if self.orders:
+                self.spatial.order(waiting_queue, self.applications, self.now_s)
 
     def adder_class(self, base: "type[PrefillAdder]") -> "type[PrefillAdder] | None":
         if not self.config.spatial_on:

@@ -11,12 +11,13 @@ from tokencake_sglang.engine.residents import Resident, pin_holder
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.spatial.order import Queued, admission_order
 from tokencake_sglang.spatial.partition import Partitions
-from tokencake_sglang.spatial.working_set import WorkingSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sglang.srt.managers.schedule_batch import Req
+
+    from tokencake_sglang.engine.applications import Applications
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ RETURN_HORIZON_S = 5.0
 
 GROWTH_TOKENS = 64
 """Room for an answer, counted with each critical request."""
+
+TARGET_PART = 0.5
+"""Of ``untagged_first_token_s``: whoever has waited for so much of it goes first, for its prefill
+takes time as well, and memory may have to be freed."""
 
 
 class SpatialExecutor:
@@ -58,6 +63,9 @@ class SpatialExecutor:
         self.idle_pin_s = config.hold_timeout_s
         self.untagged_waiting = False
         """Whether the queue held untagged requests at the last ``order``."""
+        target_s = config.untagged_first_token_s
+        self._patience_s = None if target_s is None else TARGET_PART * target_s
+        self._untagged_since_s: dict[str, float] = {}  # by rid, of those in the queue
 
     def is_critical(self, agent: Agent) -> bool:
         return agent.critical or agent.agent_type in self.critical_types
@@ -150,26 +158,52 @@ class SpatialExecutor:
                 held += max(0, tokens - (pinned.tokens if pinned is not None else 0))
         return self.partitions.withheld_tokens(held, needed)
 
-    def order(self, waiting_queue: "list[Req]", working_set: WorkingSet) -> None:
+    def order(self, waiting_queue: "list[Req]", applications: "Applications", now_s: float) -> None:
         """Sorts the queue in place, and notes what its critical requests need."""
+        self._now_s = now_s
         queue: list[Queued | None] = []
         self._waiting_need_tokens = 0
         for req in waiting_queue:
             agent = self.agent_of(req)
             if agent is not None and self.is_critical(agent):
                 self._waiting_need_tokens += len(req.origin_input_ids) + GROWTH_TOKENS
-            queue.append(None if agent is None else self._queued(agent, working_set))
+            queue.append(None if agent is None else self._queued(agent, req, applications))
         self.untagged_waiting = None in queue
         self.critical_waiting = sum(request is not None and request.critical for request in queue)
         if any(request is not None for request in queue):
-            waiting_queue[:] = [waiting_queue[place] for place in admission_order(queue)]
+            order = admission_order(
+                queue,
+                urgent=self._urgent(waiting_queue, queue),
+                shares=applications.shares,
+                now_s=self._now_s,
+            )
+            waiting_queue[:] = [waiting_queue[place] for place in order]
 
-    def _queued(self, agent: Agent, working_set: WorkingSet) -> Queued:
+    def _queued(self, agent: Agent, req: "Req", applications: "Applications") -> Queued:
         return Queued(
             critical=self.is_critical(agent),
             application_order=agent.application_order,
-            outside=agent.key.application not in working_set,
+            outside=not applications.takes_part(agent),
+            tenant=applications.tenant_of(agent),
+            tokens=len(req.origin_input_ids),
         )
+
+    def _urgent(self, waiting_queue: "list[Req]", queue: "list[Queued | None]") -> set[int]:
+        """Places of untagged requests that have waited for too long."""
+        if self._patience_s is None:
+            return set()
+        untagged = {
+            req.rid: place
+            for place, (req, tagged) in enumerate(zip(waiting_queue, queue, strict=True))
+            if tagged is None
+        }
+        since = self._untagged_since_s
+        self._untagged_since_s = {rid: since.get(rid, self._now_s) for rid in untagged}
+        return {
+            place
+            for rid, place in untagged.items()
+            if self._now_s - self._untagged_since_s[rid] >= self._patience_s
+        }
 
     # -- for status ---------------------------------------------------------------------------
 

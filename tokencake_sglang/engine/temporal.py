@@ -53,6 +53,7 @@ class TemporalExecutor:
         self.log = log
         self.hold_budget_tokens = hold_budget_tokens
         self.returns = Returns(DurationModel(config.default_call_s))
+        self._uploads = "uploads" not in config.without
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
         self._last_step_s = 0.0
@@ -233,7 +234,7 @@ class TemporalExecutor:
             self._upload_again_s = now_s  # the new one may be smaller, or more urgent
         # While a queue waits, an upload would only take what it waits for, and the agent's own
         # request would queue behind it: SGLang then loads it at admission, layer by layer.
-        if not self._due or queue_waits or now_s < self._upload_again_s:
+        if not self._due or not self._uploads or queue_waits or now_s < self._upload_again_s:
             return
         if self.cache.can_start_upload():
             self._start_due_upload(now_s, keep_free_tokens)

@@ -22,7 +22,7 @@ def working_set_adder(base: type[PrefillAdder], planner: "Planner") -> type[Pref
                 planner.kept_outside(req)
                 # The queue's order puts all that are outside last, behind them untagged requests
                 # at most. Each one that is looked at has its prompt matched.
-                behind = planner.spatial.untagged_waiting
+                behind = planner.spatial.untagged_waiting or not planner.orders
                 return AddReqResult.CONTINUE if behind else AddReqResult.OTHER
             result = super().add_one_req(req, *args, **kwargs)
             if self.can_run_list and self.can_run_list[-1] is req:

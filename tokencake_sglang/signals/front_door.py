@@ -74,6 +74,7 @@ class FrontDoor:
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )
+        self._watches_untagged = config.untagged_first_token_s is not None
         self._ticks_after_call_s = config.hold_timeout_s + HOLD_MARGIN_S
         self._send = send
         self._clock = clock
@@ -155,8 +156,9 @@ class FrontDoor:
     # -- time ---------------------------------------------------------------------------------
 
     def needs_ticks(self) -> bool:
-        """Whether a rank waits for time to pass: a call is open, an upload held, an agent known."""
-        if self.table.open_calls:
+        """Whether a rank waits for time to pass: a call is open, an upload held, an agent known, or
+        it has to see how long untagged requests have waited beside tagged ones."""
+        if self.table.open_calls or (self._watches_untagged and self.table.open_requests):
             return True
         now_s = self._now_s()
         if self._last_call_s is not None and now_s < self._last_call_s + self._ticks_after_call_s:

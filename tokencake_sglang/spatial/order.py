@@ -1,38 +1,59 @@
 """The order in which queued requests are admitted."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
     """A tagged request: whether its agent is critical, and when its application was first seen.
 
-    ``outside``: its application takes no part yet (``working_set``).
+    ``outside``: its application takes no part yet (``working_set``). ``tokens``: of its prompt.
     """
 
     critical: bool
     application_order: int
     outside: bool = False
+    tenant: str = DEFAULT_TENANT
+    tokens: int = 0
 
 
-def admission_order(queue: Sequence[Queued | None]) -> list[int]:
+def admission_order(
+    queue: Sequence[Queued | None],
+    *,
+    urgent: Collection[int] = (),
+    shares: Shares | None = None,
+    now_s: float = 0.0,
+) -> list[int]:
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
-    Untagged requests keep their places. In the places of tagged ones, applications that take part
-    come first, and then by age, so that they finish instead of taking turns. Within an application
-    critical agents come first, and otherwise the order given (SGLang's own policy) stays. Critical
-    agents are not put first across applications: an old application would wait for a young one
-    (docs/design.md, "Queue order").
+    Untagged requests keep their places, except ``urgent`` ones, which go before all others. In the
+    places of tagged ones, applications that take part come first, and then by age, so that they
+    finish instead of taking turns. Within an application critical agents come first, and otherwise
+    the order given (SGLang's own policy) stays. Critical agents are not put first across
+    applications: an old application would wait for a young one (docs/design.md, "Queue order").
+
+    Args:
+        shares: decides between tenants; each one's applications stay in order of age.
     """
-    places = [place for place, request in enumerate(queue) if request is not None]
+    first = [place for place in range(len(queue)) if place in urgent and queue[place] is None]
+    order = [place for place in range(len(queue)) if place not in first]
+    positions = [i for i, place in enumerate(order) if queue[place] is not None]
+    tagged = {place: request for place, request in enumerate(queue) if request is not None}
 
-    def rank(place: int) -> tuple[bool, int, bool, int]:
-        request = queue[place]
-        assert request is not None
-        return (request.outside, request.application_order, not request.critical, place)
+    def rank(place: int) -> tuple[int, bool, int]:
+        request = tagged[place]
+        return (request.application_order, not request.critical, place)
 
-    order = list(range(len(queue)))
-    for place, chosen in zip(places, sorted(places, key=rank), strict=True):
-        order[place] = chosen
-    return order
+    chosen: list[int] = []
+    for outside in (False, True):
+        group = sorted((p for p, request in tagged.items() if request.outside is outside), key=rank)
+        if shares is not None:
+            named = ((tagged[place].tenant, tagged[place].tokens, place) for place in group)
+            group = list(shares.interleaved(named, now_s))
+        chosen += group
+    for i, place in zip(positions, chosen, strict=True):
+        order[i] = place
+    return first + order

@@ -1,0 +1,88 @@
+"""Tenants and untagged requests in the queue of a real scheduler with a pool of 2,048 tokens."""
+
+import pytest
+
+from tests.engine.scenarios import prompt
+from tokencake_sglang.agents.identity import AgentTag
+
+
+def waiting(harness) -> list[str]:
+    return [req.rid for req in harness.scheduler.waiting_queue]
+
+
+def of(application: str, agent: str, tenant: str | None = None) -> AgentTag:
+    return AgentTag(agent=agent, application=application, tenant=tenant)
+
+
+def look_again(harness) -> str:
+    """Something comes, so admission is attempted again; what came."""
+    rid = harness.submit(prompt(6, 600), 4, of("old", "third"))
+    harness.step(2)
+    return rid
+
+
+def older_and_younger_in_the_queue(harness, older: str | None, younger: str | None) -> list[str]:
+    """Both applications take part, the older one holds most of the pool, and each asks for more.
+
+    Returns the rid that runs, and those that wait: the older's, the younger's, the older's again.
+    """
+    harness.generate(prompt(1, 100), 4, of("old", "first", older))
+    harness.generate(prompt(2, 100), 4, of("young", "first", younger))
+    running = harness.submit(prompt(3, 1400), 200, of("old", "long", older))
+    harness.step(5)
+    second = harness.submit(prompt(4, 600), 4, of("old", "second", older))
+    other = harness.submit(prompt(5, 600), 4, of("young", "second", younger))
+    harness.step(3)
+    assert waiting(harness) == [second, other]  # equal so far
+    harness.at(harness.now_s + 1.0)
+    third = look_again(harness)
+    return [running, second, other, third]
+
+
+def test_the_tenant_that_holds_less_goes_first(harness):
+    running, second, other, third = older_and_younger_in_the_queue(harness, "busy", "modest")
+    assert waiting(harness) == [other, second, third]
+    harness.run(running, second, other, third)
+
+
+@pytest.mark.parametrize("tenant", [None, "same"])
+def test_of_one_tenant_the_older_application_goes_first(harness, tenant):
+    running, second, other, third = older_and_younger_in_the_queue(harness, tenant, tenant)
+    assert waiting(harness) == [second, third, other]
+    harness.run(running, second, other, third)
+
+
+def test_when_all_is_over_no_tenant_is_kept(harness):
+    rids = older_and_younger_in_the_queue(harness, "busy", "modest")
+    harness.run(*rids)
+    harness.finish_everything()
+    applications = harness.planner.applications
+    assert not applications.shares._accounts
+    assert not applications._tenant_tokens
+
+
+@pytest.fixture
+def chat_behind_agents(harness) -> tuple[str, str, str]:
+    running = harness.submit(prompt(3, 1400), 200, of("old", "long"))
+    harness.step(5)
+    agents = harness.submit(prompt(4, 600), 4, of("old", "second"))
+    chat = harness.submit(prompt(5, 600), 4)
+    harness.step(3)
+    assert waiting(harness) == [agents, chat]
+    return running, agents, chat
+
+
+def test_chat_that_has_waited_for_half_its_target_goes_first(harness, chat_behind_agents):
+    running, agents, chat = chat_behind_agents
+    harness.at(harness.now_s + 10.0)
+    third = look_again(harness)
+    assert waiting(harness) == [chat, agents, third]
+    harness.run(running, agents, chat, third)
+
+
+def test_until_then_it_keeps_its_place(harness, chat_behind_agents):
+    running, agents, chat = chat_behind_agents
+    harness.at(harness.now_s + 9.0)
+    third = look_again(harness)
+    assert waiting(harness) == [agents, chat, third]
+    harness.run(running, agents, chat, third)

@@ -1,0 +1,132 @@
+"""Shares of the pool among tenants."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencake_sglang.spatial.order import Queued, admission_order
+from tokencake_sglang.spatial.shares import Shares
+
+
+def served(weights: dict[str, float], tenants: str, rounds: int) -> dict[str, int]:
+    """How often each of always busy tenants was chosen to hold 100 tokens for a second."""
+    shares = Shares(weights)
+    counts = dict.fromkeys(tenants, 0)
+    for second in range(rounds):
+        waiting = [(tenant, 100, number) for number, tenant in enumerate(tenants)]
+        chosen = tenants[shares.interleaved(waiting, float(second))[0]]
+        counts[chosen] += 1
+        for tenant in tenants:
+            held = 100 if tenant == chosen else 0
+            shares.update(tenant, float(second), running_tokens=held, active=True)
+    return counts
+
+
+def test_busy_tenants_hold_the_pool_in_proportion_to_their_weights():
+    counts = served({"a": 3.0, "b": 1.0}, "ab", 400)
+    assert counts["a"] / counts["b"] == pytest.approx(3.0, rel=0.05)
+
+
+def test_a_tenant_that_is_not_named_weighs_one():
+    counts = served({"a": 1.0}, "ab", 100)
+    assert counts["a"] == pytest.approx(counts["b"], abs=1)
+
+
+def test_what_a_tenant_left_unused_while_it_was_away_gives_it_no_claim():
+    shares = Shares({})
+    shares.update("away", 0.0, running_tokens=100, active=True)
+    shares.update("away", 1.0, running_tokens=0, active=False)
+    shares.update("busy", 1.0, running_tokens=100, active=True)
+    shares.update("away", 1000.0, running_tokens=100, active=True)
+    busy_s, away_s = (shares.virtual_s(tenant, 1000.0) for tenant in ("busy", "away"))
+    assert away_s == busy_s
+
+
+def test_a_tenant_that_has_waited_all_the_time_keeps_its_claim():
+    shares = Shares({})
+    shares.update("waiting", 0.0, running_tokens=0, active=True)
+    shares.update("busy", 0.0, running_tokens=100, active=True)
+    shares.update("waiting", 50.0, running_tokens=0, active=True)
+    assert shares.interleaved([("busy", 10, 0), ("waiting", 10, 1)], 50.0) == [1, 0]
+
+
+def test_within_one_attempt_tenants_take_turns_by_the_tokens_they_ask_for():
+    shares = Shares({"heavy": 2.0})
+    requests = [("heavy", 100, 0), ("heavy", 100, 1), ("heavy", 100, 2), ("light", 100, 3)]
+    assert shares.interleaved(requests, 0.0) == [0, 3, 1, 2]
+
+
+def test_accounts_of_tenants_that_are_gone_are_dropped():
+    shares = Shares({})
+    for tenant in ("here", "gone", "running"):
+        shares.update(tenant, 0.0, running_tokens=100, active=True)
+    for tenant in ("here", "gone"):
+        shares.update(tenant, 1.0, running_tokens=0, active=False)
+    shares.forget_idle(["here"])
+    assert shares._accounts.keys() == {"here", "running"}
+
+
+requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4000)), max_size=20).map(
+    lambda drawn: [(tenant, tokens, i) for i, (tenant, tokens) in enumerate(drawn)]
+)
+
+
+@given(requests, st.dictionaries(st.sampled_from("abc"), st.floats(0.1, 10.0)))
+def test_everybody_is_placed_once_and_a_tenants_own_order_stays(requests, weights):
+    order = Shares(weights).interleaved(requests, 0.0)
+    assert sorted(order) == list(range(len(requests)))
+    for wanted in "abc":
+        own = [number for tenant, _, number in requests if tenant == wanted]
+        assert [number for number in order if number in own] == own
+
+
+@given(
+    st.lists(
+        st.tuples(
+            *(st.sampled_from("ab"), st.floats(0.0, 10.0), st.integers(0, 1000), st.booleans())
+        ),
+        max_size=20,
+    )
+)
+def test_virtual_time_never_runs_backwards(steps):
+    shares, now_s = Shares({"a": 2.0}), 0.0
+    before = {"a": 0.0, "b": 0.0}
+    for tenant, passed_s, tokens, active in steps:
+        now_s += passed_s
+        shares.update(tenant, now_s, running_tokens=tokens, active=active)
+        assert shares.virtual_s(tenant, now_s) >= before[tenant] - 1e-9
+        before[tenant] = shares.virtual_s(tenant, now_s)
+
+
+class TestOrder:
+    def test_with_one_tenant_it_is_by_age(self):
+        queue = [Queued(False, 3, tokens=10), Queued(False, 1, tokens=10)]
+        assert admission_order(queue, shares=Shares({})) == [1, 0]
+
+    def test_who_takes_part_goes_before_those_outside_of_any_tenant(self):
+        shares = Shares({})
+        shares.update("busy", 0.0, running_tokens=100, active=True)
+        shares.update("new", 0.0, running_tokens=1, active=True)
+        queue = [
+            Queued(False, 1, outside=True, tenant="new", tokens=10),
+            Queued(False, 0, tenant="busy", tokens=10),
+        ]
+        assert admission_order(queue, shares=shares, now_s=10.0) == [1, 0]
+
+    def test_of_those_that_take_part_the_tenant_that_had_less_goes_first(self):
+        shares = Shares({})
+        shares.update("busy", 0.0, running_tokens=100, active=True)
+        shares.update("new", 0.0, running_tokens=1, active=True)
+        queue = [
+            Queued(False, 0, tenant="busy", tokens=10),
+            Queued(False, 1, tenant="new", tokens=10),
+        ]
+        assert admission_order(queue, shares=shares, now_s=10.0) == [1, 0]
+        assert admission_order(queue) == [0, 1]
+
+    def test_untagged_requests_that_waited_too_long_go_before_all(self):
+        queue = [Queued(False, 0), None, Queued(False, 1), None]
+        assert admission_order(queue, urgent={3}) == [3, 0, 1, 2]
+
+    def test_a_tagged_request_is_never_urgent(self):
+        assert admission_order([None, Queued(False, 0)], urgent={1}) == [0, 1]

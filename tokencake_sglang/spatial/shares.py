@@ -1,0 +1,108 @@
+"""Shares of the KV pool among tenants, in proportion to their weights.
+
+Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) on what is scarce here: each tenant
+has a virtual time, the token-seconds that its requests have held in the pool, divided by its
+weight, and whoever is least ahead goes first. Tenants that always have something to run so hold
+the pool in proportion to their weights; what one leaves unused the others have.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+DEFAULT_TENANT = ""
+"""Of applications that name none."""
+
+ADMITTED_S = 10.0
+"""For how long a request that is placed ahead is charged, until what it really holds is known."""
+
+
+@dataclass(slots=True)
+class _Account:
+    virtual_s: float = 0.0
+    running_tokens: int = 0
+    active: bool = False
+    since_s: float = 0.0
+
+
+class Shares:
+    """Who has had how much.
+
+    Args:
+        weights: of tenants; whoever is not named weighs 1.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.weights = dict(weights)
+        self._accounts: dict[str, _Account] = {}
+
+    def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
+        """What the tenant's requests hold from now on, and whether it has any, queued or running.
+
+        A tenant that becomes active begins no earlier than those that are: what it left unused
+        while it asked for nothing gives it no claim.
+        """
+        account = self._accounts.setdefault(tenant, _Account())
+        virtual_s = self.virtual_s(tenant, now_s)
+        if active and not account.active:
+            virtual_s = max(virtual_s, self._floor(now_s))
+        account.virtual_s, account.since_s = virtual_s, now_s
+        account.running_tokens, account.active = running_tokens, active
+
+    def virtual_s(self, tenant: str, now_s: float) -> float:
+        """The tenant's virtual time, in token-seconds per weight. Changes nothing."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            return self._floor(now_s)
+        held_s = max(0.0, now_s - account.since_s)
+        return account.virtual_s + account.running_tokens * held_s / self._weight(tenant)
+
+    def interleaved(self, requests: Iterable[tuple[str, int, int]], now_s: float) -> Sequence[int]:
+        """Numbers of requests, in the order to admit them.
+
+        Args:
+            requests: tenant, prompt tokens and number of each; of one tenant they keep their order.
+        """
+        queues: dict[str, list[tuple[int, int]]] = {}
+        for tenant, tokens, number in requests:
+            queues.setdefault(tenant, []).append((tokens, number))
+        if len(queues) < 2:
+            return [number for queue in queues.values() for _, number in queue]
+        heads = [
+            (self.virtual_s(tenant, now_s), place, tenant, 0) for place, tenant in enumerate(queues)
+        ]
+        heapq.heapify(heads)
+        order = []
+        while heads:
+            virtual_s, place, tenant, index = heads[0]
+            tokens, number = queues[tenant][index]
+            order.append(number)
+            if index + 1 == len(queues[tenant]):
+                heapq.heappop(heads)
+            else:
+                charged = virtual_s + tokens * ADMITTED_S / self._weight(tenant)
+                heapq.heapreplace(heads, (charged, place, tenant, index + 1))
+        return order
+
+    def forget_idle(self, known: Iterable[str]) -> None:
+        """Drops the accounts of tenants that are neither ``known`` nor active."""
+        kept = set(known)
+        self._accounts = {
+            tenant: account
+            for tenant, account in self._accounts.items()
+            if account.active or tenant in kept
+        }
+
+    def _floor(self, now_s: float) -> float:
+        """Where whoever comes anew begins: at the least of those that are active."""
+        active = [
+            self.virtual_s(tenant, now_s)
+            for tenant, account in self._accounts.items()
+            if account.active
+        ]
+        if active:
+            return min(active)
+        return max((account.virtual_s for account in self._accounts.values()), default=0.0)
+
+    def _weight(self, tenant: str) -> float:
+        return self.weights.get(tenant, 1.0)
