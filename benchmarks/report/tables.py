@@ -131,6 +131,15 @@ SERVICE: _Columns = (
 )
 """What users feel."""
 
+BACKGROUND: _Columns = (
+    ("agents, end to end, mean, s", _plain("end_to_end_s", "mean")),
+    ("chat, end to end, mean, s", _plain("background_s", "mean")),
+    ("P50", _plain("background_s", "p50")),
+    ("P95", _plain("background_s", "p95")),
+    ("longest", _plain("background_s", "max")),
+)
+"""Untagged requests beside agents."""
+
 MACHINE: _Columns = (
     ("prefill, k tokens", _thousands("prefill_tokens", "computed")),
     ("wasted", _thousands("prefill_tokens", "wasted")),
@@ -155,6 +164,13 @@ def details(results: Results, cell: str, columns: _Columns) -> str:
         if figures is not None:
             rows.append([_shown(system), *(show(figures) for _, show in columns)])
     return table(["system", *(title for title, _ in columns)], rows)
+
+
+def has_background(results: Results, cell: str) -> bool:
+    return any(
+        record.cell == cell and "background_s" in (record.figures or {})
+        for record in results.records.values()
+    )
 
 
 def bounds(results: Results) -> str:
