@@ -158,6 +158,7 @@ class Stopwatch:
         self._time(Planner, "step", self._stepped)
         self._time(RankPlanner, "receive", self._received)
         self._time(TokencakeCache, "load_back", self._loaded)
+        self._time(TokencakeCache, "ready_to_load_host_cache", self._loaded)
         self.start_over()
 
     def start_over(self) -> None:

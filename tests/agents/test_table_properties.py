@@ -130,7 +130,7 @@ class TableMachine(RuleBasedStateMachine):
                 assert not transition.agent.rids and not transition.agent.calls
         if isinstance(event, Tick):
             for agent in self.front:
-                assert all(call.deadline_s > self.now_s for call in agent.calls.values())
+                assert all(call.deadline_s > self.now_s for call in agent.calls)
                 quiet = not agent.rids and not agent.calls
                 assert not quiet or agent.last_event_s + AGENT_TIMEOUT_S > self.now_s
             quiet = [agent for agent in self.front if not agent.rids and not agent.calls]
@@ -160,7 +160,7 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def every_open_call_has_an_end(self):
         for agent in self.front:
-            for call in agent.calls.values():
+            for call in agent.calls:
                 longest_s = max(CALL_TIMEOUT_S, 4 * (call.predicted_s or 0.0))
                 if call.progress is None and not call.stages_finished:
                     assert call.deadline_s <= call.started_s + longest_s
@@ -171,7 +171,7 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def every_stage_began_after_the_call_and_one_is_left(self):
         for agent in self.front:
-            for call in agent.calls.values():
+            for call in agent.calls:
                 assert call.started_s <= call.stage_started_s <= self.now_s
                 assert 0 <= call.stages_finished <= max(len(call.stages) - 1, 0)
 

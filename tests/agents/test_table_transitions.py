@@ -158,6 +158,16 @@ def test_a_busy_agent_is_kept_above_the_bound_and_past_its_time(table):
     assert table.get(KEY) is not None
 
 
+def test_agents_of_an_application_share_its_name(table):
+    for number in range(2):
+        # Names come out of messages, as strings of their own.
+        application = "application".encode().decode()
+        tag = AgentTag(agent=f"coder-{number}", application=application)
+        table.apply(RequestBegin(rid=f"rid-{number}", tag=tag), 0.0)
+    first, second = table.of_application("application")
+    assert first.key.application is second.key.application
+
+
 def test_closed_calls_are_remembered_up_to_a_bound(table):
     begin(table), end(table)
     for index in range(CLOSED_CALLS_KEPT + 5):
@@ -202,7 +212,7 @@ def test_a_stage_that_begins_ends_the_one_before_it(table):
     (second,) = progress(table, now_s=7.0, stage="generate")
     assert changes([first, second]) == [Change.CALL_PROGRESSED] * 2
     assert (first.ended_stage, second.ended_stage) == (("query", 2.0), ("embed", 4.0))
-    call = table.get(KEY).calls["c"]
+    call = table.get(KEY).open_call("c")
     assert (call.stages_finished, call.stage_started_s) == (2, 7.0)
 
 
@@ -220,7 +230,7 @@ def test_stages_only_go_forward(table):
     progress(table, now_s=2.0, stage="embed")
     for stage in ("embed", "query"):
         assert progress(table, now_s=3.0, stage=stage) == []
-    assert table.get(KEY).calls["c"].stage_started_s == 2.0
+    assert table.get(KEY).open_call("c").stage_started_s == 2.0
 
 
 @pytest.mark.parametrize("close", [finish, lambda t, now_s: begin(t, rid="r2", now_s=now_s)])
@@ -344,7 +354,7 @@ def test_a_stage_that_was_not_declared_is_refused_with_those_that_were(table, de
         ErrorCode.CONTRADICTION,
         f"stage: call 'c' has no stage 'rank'; {said} (call_start.stages)",
     )
-    assert table.get(KEY).calls["c"].stages_finished == 0
+    assert table.get(KEY).open_call("c").stages_finished == 0
 
 
 def test_a_call_started_again_with_other_stages_is_a_contradiction(table):

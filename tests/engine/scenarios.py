@@ -38,8 +38,8 @@ def start_call(
 
 
 def finish_calls(harness: SchedulerHarness, tag: AgentTag) -> None:
-    for call_id in list(harness.planner.table.get(tag.key).calls):
-        harness.send(CallFinish(agent=tag.agent, application=tag.application, call_id=call_id))
+    for call in harness.planner.table.get(tag.key).calls:
+        harness.send(CallFinish(agent=tag.agent, application=tag.application, call_id=call.call_id))
 
 
 def fill_pool(harness: SchedulerHarness, seed: int = 1000, requests: int = 3) -> None:

@@ -103,7 +103,7 @@ class RandomAgents:
                 continue
             self.ending.remove(ending)
             agent = self.harness.planner.table.get(tag.key)
-            if call_id in agent.calls and self.rng.random() < 0.9:
+            if agent.open_call(call_id) and self.rng.random() < 0.9:
                 self.harness.send(
                     CallFinish(agent=tag.agent, application=tag.application, call_id=call_id)
                 )

@@ -1,5 +1,7 @@
 """Swapping out during a tool call and back in time, on a real scheduler."""
 
+import math
+
 from tests.engine.scenarios import (
     AGENT,
     PATH_TOKENS,
@@ -13,6 +15,7 @@ from tests.engine.scenarios import (
 from tokencake_sglang.agents.events import AgentFinish
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.residents import Residence
+from tokencake_sglang.engine.temporal import LOOK_INTERVAL_S
 
 
 def test_a_stalled_agent_leaves_the_device_when_others_need_the_memory(harness):
@@ -111,6 +114,31 @@ def test_the_longer_a_call_lasts_the_more_is_to_come(harness):
         harness.step()
         rests.append(harness.planner.residents[AGENT.key].return_s - harness.now_s)
     assert 0.0 < rests[0] < rests[1] < rests[2]
+
+
+def test_of_a_crowd_one_agent_is_expected_anew_in_each_interval(harness, monkeypatch):
+    for number in range(3):
+        tag = AgentTag(agent=f"coder-{number}", application="app")
+        harness.generate(prompt(number, 100), 4, tag)
+        start_call(harness, tag, predicted_s=None)
+    looked: list[str] = []
+    returns = harness.planner.temporal.returns
+    revise = returns.revise
+
+    def note(agent, now_s: float) -> None:
+        looked.append(agent.key.agent)
+        revise(agent, now_s)
+
+    monkeypatch.setattr(returns, "revise", note)
+    begin_s = math.ceil(harness.now_s) + 2.0
+    for share in (0.1, 0.5, 0.9):
+        harness.at(begin_s + share * LOOK_INTERVAL_S)
+        harness.step(2)
+    assert len(looked) == 1
+    for share in (1.1, 2.1, 3.1):
+        harness.at(begin_s + share * LOOK_INTERVAL_S)
+        harness.step(2)
+    assert len(set(looked)) == len(looked) == 3
 
 
 def test_an_early_finish_uploads_at_once(harness):

@@ -161,4 +161,4 @@ def test_nothing_is_kept_of_who_is_in_no_call():
     told.apply(1.0, CallFinish(**WHO, call_id="c"))
     told.start(2.0)
     told.returns.forget(KEY)
-    assert told.returns._pending == {}
+    assert told.returns._ends == {}

@@ -5,9 +5,10 @@ order, so they agree without talking. Signals may be lost, doubled, late, early 
 every transition has an answer for each, and a timeout.
 """
 
+import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 from tokencake_sglang.agents.alarms import Alarms
@@ -102,7 +103,10 @@ class Call:
 
 @dataclass(slots=True)
 class Agent:
-    """One agent. ``seen_order`` numbers agents, ``application_order`` applications, by first sight."""
+    """One agent. ``seen_order`` numbers agents, ``application_order`` applications, by first sight.
+
+    There may be very many: what most of them have none of, or one, is kept in tuples.
+    """
 
     key: AgentKey
     agent_type: str
@@ -112,11 +116,11 @@ class Agent:
     seen_order: int
     application_order: int
     last_event_s: float
-    rids: tuple[str, ...] = ()  # few, and none of most agents
-    calls: dict[str, Call] = field(default_factory=dict)
-    closed_calls: dict[str, Signature] = field(default_factory=dict)  # the oldest first
+    rids: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()  # the open ones, the oldest first
     turns: int = 0
     finished: bool = False
+    _closed_calls: dict[str, Signature] | None = None
 
     @property
     def state(self) -> AgentState:
@@ -126,11 +130,21 @@ class Agent:
             return AgentState.ACTIVE
         return AgentState.STALLED if self.calls else AgentState.IDLE
 
+    @property
+    def closed_calls(self) -> Mapping[str, Signature]:
+        """Remembered ones by id, the oldest first."""
+        return self._closed_calls or {}
+
+    def open_call(self, call_id: str) -> Call | None:
+        return next((call for call in self.calls if call.call_id == call_id), None)
+
     def _close(self, call: Call) -> None:
-        del self.calls[call.call_id]
-        self.closed_calls[call.call_id] = call.signature
-        while len(self.closed_calls) > CLOSED_CALLS_KEPT:
-            del self.closed_calls[next(iter(self.closed_calls))]
+        self.calls = tuple(other for other in self.calls if other is not call)
+        if self._closed_calls is None:
+            self._closed_calls = {}
+        self._closed_calls[call.call_id] = call.signature
+        while len(self._closed_calls) > CLOSED_CALLS_KEPT:
+            del self._closed_calls[next(iter(self._closed_calls))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +180,7 @@ class AgentTable:
         self.max_agents = max_agents
         self.now_s = 0.0
         self._agents: OrderedDict[AgentKey, Agent] = OrderedDict()  # oldest event first
-        self._applications: dict[str, list[AgentKey]] = {}  # by first sight
-        self._application_order: dict[str, int] = {}
+        self._applications: dict[str, tuple[Agent, ...]] = {}  # by first sight
         self._by_rid: dict[str, AgentKey] = {}
         self._deadlines: Alarms[AgentKey] = Alarms()  # the soonest of an agent's open calls
         self._next_order = 0
@@ -188,7 +201,7 @@ class AgentTable:
 
     def of_application(self, application: str) -> list[Agent]:
         """Its agents, in the order in which they were first seen; empty when it is unknown."""
-        return [self._agents[key] for key in self._applications.get(application, ())]
+        return list(self._applications.get(application, ()))
 
     @property
     def open_calls(self) -> int:
@@ -239,11 +252,11 @@ class AgentTable:
         # Another agent's id, used again: only one of them can ever be told to have ended.
         ended = self._request_end(RequestEnd(rid=event.rid), now_s) if owner is not None else []
         agent = self._agents.get(event.tag.key) or self._add(event.tag, now_s)
-        agent.agent_type, agent.node = event.tag.agent_type, event.tag.node
+        agent.agent_type, agent.node = sys.intern(event.tag.agent_type), event.tag.node
         agent.critical, agent.tenant = event.tag.critical, event.tag.tenant
         agent.finished = False  # a request is never refused: the agent lives on
         # A request of an agent that still has calls open: the finish signal was lost or is late.
-        transitions = [self._close(agent, call, now_s) for call in list(agent.calls.values())]
+        transitions = [self._close(agent, call, now_s) for call in agent.calls]
         agent.rids = (*agent.rids, event.rid)
         self._by_rid[event.rid] = agent.key
         self._touch(agent, now_s)
@@ -274,7 +287,7 @@ class AgentTable:
     def _call_start(self, event: CallStart, now_s: float) -> list[Transition]:
         agent = self._known(event.key)
         signature = (event.tool, event.predicted_s, event.arguments_digest, event.stages)
-        earlier = agent.calls.get(event.call_id)
+        earlier = agent.open_call(event.call_id)
         known = earlier.signature if earlier else agent.closed_calls.get(event.call_id)
         if known is not None:
             if known == signature:
@@ -297,7 +310,7 @@ class AgentTable:
             )
         call = Call(
             event.call_id,
-            event.tool,
+            sys.intern(event.tool),
             now_s,
             event.predicted_s,
             event.arguments_digest,
@@ -305,7 +318,7 @@ class AgentTable:
             event.stages,
             stage_started_s=now_s,
         )
-        agent.calls[call.call_id] = call
+        agent.calls = (*agent.calls, call)
         self._set_deadline(agent)
         self._touch(agent, now_s)
         return [Transition(agent, Change.CALL_STARTED, call)]
@@ -357,12 +370,12 @@ class AgentTable:
     @staticmethod
     def _open_call(agent: Agent, call_id: str) -> Call | None:
         """None for a closed one: its signal is repeated, or came after the agent's next request."""
-        call = agent.calls.get(call_id)
+        call = agent.open_call(call_id)
         if call is None and call_id not in agent.closed_calls:
             raise AgentError(
                 ErrorCode.UNKNOWN_CALL,
                 f"call_id: agent {agent.key.agent!r} has no call {call_id!r}; "
-                f"open calls are {sorted(agent.calls)[:8]}",
+                f"open calls are {sorted(call.call_id for call in agent.calls)[:8]}",
             )
         return call
 
@@ -378,16 +391,18 @@ class AgentTable:
     # -- bookkeeping --------------------------------------------------------------------------
 
     def _add(self, tag: AgentTag, now_s: float) -> Agent:
-        key = tag.key
+        # One string for all who are called alike: there are as many as agents.
+        key = AgentKey(*map(sys.intern, tag.key))
         order = self._next_order
         self._next_order += 1
-        application_order = self._application_order.setdefault(key.application, order)
+        others = self._applications.get(key.application, ())
+        application_order = others[0].application_order if others else order
         agent = Agent(
             *(key, tag.agent_type, tag.node, tag.critical, tag.tenant),
             *(order, application_order, now_s),
         )
         self._agents[key] = agent
-        self._applications.setdefault(key.application, []).append(key)
+        self._applications[key.application] = (*others, agent)
         return agent
 
     def _touch(self, agent: Agent, now_s: float) -> None:
@@ -396,8 +411,7 @@ class AgentTable:
 
     def _set_deadline(self, agent: Agent) -> None:
         if agent.calls:
-            soonest_s = min(call.deadline_s for call in agent.calls.values())
-            self._deadlines.set(agent.key, soonest_s)
+            self._deadlines.set(agent.key, min(call.deadline_s for call in agent.calls))
         else:
             self._deadlines.cancel(agent.key)
 
@@ -411,7 +425,7 @@ class AgentTable:
         return Transition(agent, change, call, ended_stage)
 
     def _finish(self, agent: Agent, now_s: float) -> Transition:
-        for call in list(agent.calls.values()):
+        for call in agent.calls:
             agent._close(call)
         self._set_deadline(agent)
         agent.finished = True
@@ -422,7 +436,7 @@ class AgentTable:
         transitions = [
             self._close(agent, call, self.now_s, Change.CALL_LAPSED)
             for agent in [self._agents[key] for key in self._deadlines.pop_due(self.now_s)]
-            for call in list(agent.calls.values())
+            for call in agent.calls
             if call.deadline_s <= self.now_s
         ]
         for agent in self._forgettable():
@@ -444,8 +458,9 @@ class AgentTable:
 
     def _forget(self, agent: Agent) -> None:
         del self._agents[agent.key]
-        members = self._applications[agent.key.application]
-        members.remove(agent.key)
-        if not members:
-            del self._applications[agent.key.application]
-            del self._application_order[agent.key.application]
+        application = agent.key.application
+        others = tuple(other for other in self._applications[application] if other is not agent)
+        if others:
+            self._applications[application] = others
+        else:
+            del self._applications[application]

@@ -159,7 +159,8 @@ class Planner(RankPlanner):
         if self.config.spatial_on:
             self.spatial.step(self.now_s)
         committed_tokens = self.committed_tokens(running, chunked)
-        self.keep_free(committed_tokens)
+        if self.cache.pin_count:
+            self.keep_free(committed_tokens)
         if self.config.temporal_on:
             if self.left_waiting and self.cache.pin_count:
                 self.temporal.drop_holds_of_queued(self.now_s)

@@ -65,6 +65,11 @@ class Resident:
     gap: "Gap | None" = None
 
     @property
+    def in_gap(self) -> bool:
+        """Whether its calls are expected to end, or its next request to come."""
+        return self.expected is not None
+
+    @property
     def return_s(self) -> float | None:
         return None if self.expected is None else self.expected.at_s
 

@@ -19,8 +19,9 @@ LONGEST_STEP_S = 5.0
 
 STEP_GAP_DECAY = 0.9
 
-LOOKS_AT_ONCE = 1
-"""How many agents are expected anew at one stamp: of a crowd the others wait for the next ticks."""
+LOOK_INTERVAL_S = 0.05
+"""In each such piece of time one agent is expected anew, the one whose time came first: a look is
+the dearest thing that a step does without moving anything. Of a crowd the others wait."""
 
 UPLOAD_RETRY_S = 0.1
 """After a refusal to all that were asked; sooner if another agent's upload is due."""
@@ -57,13 +58,12 @@ class TemporalExecutor:
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
         self._last_step_s = 0.0
-        self._waiting: dict[AgentKey, Resident] = {}  # in a gap: their return is expected
         self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
         self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
-        self._looks: Alarms[AgentKey] = Alarms()  # when to expect an agent anew
+        self._looks: Alarms[AgentKey] = Alarms()  # of all in a gap: when to expect them anew
         self._starts: Alarms[AgentKey] = Alarms()  # when an upload must start
         self._due: dict[AgentKey, Resident] = {}  # whose upload must have started by now
-        self._looked_s = 0.0
+        self._looked_in = 0  # the LOOK_INTERVAL_S in which an agent was last expected anew
         self._upload_again_s = 0.0
         self._uploading: Resident | None = None
         self._evicted: Counter[AgentKey] = Counter()  # tokens since the last step
@@ -98,9 +98,7 @@ class TemporalExecutor:
         if agent.calls:
             self._expect(resident)
             return
-        resident.expected = Return(now_s, now_s, promised=True)  # its request is on the way
-        self._begin_gap(resident)
-        self._set_alarms(resident)
+        self._await(resident, Return(now_s, now_s, promised=True))  # its request is on the way
 
     def call_lapsed(self, agent: Agent, call: Call, now_s: float) -> None:
         """Nobody ever said that the call ended: expect nothing of the agent any more."""
@@ -138,7 +136,7 @@ class TemporalExecutor:
             loaded_tokens: what SGLang had to load back for it at admission.
         """
         resident = self.residents.get(agent.key)
-        if resident is None or agent.key in self._waiting:
+        if resident is None or resident.in_gap:
             return
         if (gap := resident.gap) is not None:
             self._record_return(resident, gap, now_s, loaded_tokens)
@@ -175,7 +173,7 @@ class TemporalExecutor:
         Not those of a gap that began meanwhile: a call may be announced while its turn still ends.
         """
         resident = self.residents.get(agent.key)
-        if resident is not None and agent.key not in self._waiting:
+        if resident is not None and not resident.in_gap:
             self._unhold(resident, now_s, reason)
 
     def finished(self, agent: Agent, now_s: float) -> None:
@@ -199,7 +197,7 @@ class TemporalExecutor:
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
         for state in (
-            *(self._waiting, self._held, self._uninsured, self._due, self._evicted),
+            *(self._held, self._uninsured, self._due, self._evicted),
             *(self._looks, self._starts),
         ):
             state.clear()
@@ -217,7 +215,7 @@ class TemporalExecutor:
         self._measure_step(now_s)
         if self._evicted:
             self._note_evictions(now_s)
-        if not self._waiting:
+        if not self._looks:
             return
         while self._uninsured:
             resident = next(iter(self._uninsured.values()))
@@ -225,12 +223,13 @@ class TemporalExecutor:
                 break
         if self._uploading is not None:
             self._finish_piece(self._uploading, now_s)
-        if now_s > self._looked_s:
-            self._looked_s = now_s
-            for key in self._looks.pop_due(now_s, LOOKS_AT_ONCE):
-                self._look_again(self._waiting[key], now_s)
+        interval = int(now_s / LOOK_INTERVAL_S)
+        if interval > self._looked_in:
+            for key in self._looks.pop_due(now_s, at_most=1):
+                self._looked_in = interval
+                self._look_again(self.residents[key], now_s)
         for key in self._starts.pop_due(now_s + self.step_gap_s):
-            self._due[key] = self._waiting[key]
+            self._due[key] = self.residents[key]
             self._upload_again_s = now_s  # the new one may be smaller, or more urgent
         # While a queue waits, an upload would only take what it waits for, and the agent's own
         # request would queue behind it: SGLang then loads it at admission, layer by layer.
@@ -295,7 +294,7 @@ class TemporalExecutor:
             )
             if resident.gap is not None:
                 resident.gap.released_tokens += tokens
-            if key in self._waiting and resident.residence in (Residence.DEVICE, Residence.HOST):
+            if resident.in_gap and resident.residence in (Residence.DEVICE, Residence.HOST):
                 self._see_where_it_is(resident)
                 self._set_alarms(resident)
         self._evicted.clear()
@@ -304,9 +303,16 @@ class TemporalExecutor:
         """The agent returns when the last of its open calls is expected to end."""
         expected = self.returns.of(resident.agent.key)
         assert expected is not None
+        self._await(resident, expected).predicted_return_s = expected.at_s
+
+    def _await(self, resident: Resident, expected: Return) -> Gap:
+        if not resident.in_gap:
+            self._see_where_it_is(resident)
         resident.expected = expected
-        self._begin_gap(resident).predicted_return_s = expected.at_s
+        if resident.gap is None or resident.gap.returned_s is not None:
+            resident.gap = Gap()
         self._set_alarms(resident)
+        return resident.gap
 
     def _set_alarms(self, resident: Resident) -> None:
         key, return_s = resident.agent.key, resident.return_s
@@ -316,9 +322,10 @@ class TemporalExecutor:
             look_s = min(look_s, self.returns.look_again_s(key))
         self._looks.set(key, look_s)
         self._due.pop(key, None)
-        self._starts.cancel(key)
         if resident.residence is Residence.HOST:
             self._starts.set(key, self.timing.start_s(return_s, resident.host_only_tokens))
+        else:
+            self._starts.cancel(key)
 
     def _see_where_it_is(self, resident: Resident) -> None:
         """Asks the tree how much of the path is on the host only."""
@@ -368,7 +375,8 @@ class TemporalExecutor:
 
     def _upload_piece(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         key = resident.agent.key
-        gap = self._begin_gap(resident)
+        gap = resident.gap
+        assert gap is not None
         refusal = None
         tokens = 0
         if resident.agent.calls and not self._fits_hold_budget(resident):
@@ -395,6 +403,10 @@ class TemporalExecutor:
         return True
 
     def _fits_hold_budget(self, resident: Resident) -> bool:
+        if sum(other.tokens for other in self._held.values()) + resident.tokens <= (
+            self.hold_budget_tokens
+        ):
+            return True  # without a walk through the tree for what they share
         holders = [other.hold_holder for other in self._held.values()]
         held = self.cache.pinned_tokens(holders, also=resident.leaf_id)
         return held <= self.hold_budget_tokens
@@ -406,17 +418,9 @@ class TemporalExecutor:
                 resident.residence = Residence.DEVICE  # anybody may evict it now
             self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
 
-    def _begin_gap(self, resident: Resident) -> Gap:
-        if resident.agent.key not in self._waiting:
-            self._waiting[resident.agent.key] = resident
-            self._see_where_it_is(resident)
-        if resident.gap is None or resident.gap.returned_s is not None:
-            resident.gap = Gap()
-        return resident.gap
-
     def _end_gap(self, resident: Resident) -> None:
         key = resident.agent.key
-        for state in (self._waiting, self._uninsured, self._due):
+        for state in (self._uninsured, self._due):
             state.pop(key, None)
         self._looks.cancel(key)
         self._starts.cancel(key)
@@ -428,7 +432,7 @@ class TemporalExecutor:
 
     def snapshot(self) -> dict[str, int]:
         return {
-            "in_gap": len(self._waiting),
+            "in_gap": len(self._looks),
             "uploading": int(self._uploading is not None),
             "held": len(self._held),
             "hold_budget_tokens": self.hold_budget_tokens,

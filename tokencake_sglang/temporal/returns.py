@@ -45,12 +45,13 @@ class Return:
 
     ``promised`` says that the number is the caller's own and its time is not up yet. Any other is
     a median given how long the call had lasted at ``seen_s``: as time passes without an end, the
-    end recedes.
+    end recedes. ``call`` is the one that ends then; None where none is open any more.
     """
 
     at_s: float
     seen_s: float
     promised: bool
+    call: Call | None = field(default=None, compare=False, repr=False)
 
     def seconds_left(self, now_s: float) -> float:
         """Expected seconds until the agent is back.
@@ -62,67 +63,62 @@ class Return:
         return abs(self.at_s - now_s) if self.promised else self.at_s - self.seen_s
 
 
-@dataclass(slots=True)
-class _Pending:
-    ends: dict[str, Return] = field(default_factory=dict)  # by open call
-    look_again_s: float = 0.0
-
-
 class Returns:
     """What is expected of every open call. Changes with events only, and when told to revise."""
 
     def __init__(self, durations: DurationModel) -> None:
         self.durations = durations
-        self._pending: dict[AgentKey, _Pending] = {}
+        # Most agents have one open call, or none.
+        self._ends: dict[AgentKey, tuple[Return, ...]] = {}
 
     def expect(self, agent: Agent, call: Call, now_s: float) -> None:
         """The call has begun, or something was said about how far it is."""
-        pending = self._pending.setdefault(agent.key, _Pending())
-        pending.ends[call.call_id] = self._expected_end(agent, call, now_s)
-        self._look_again(agent, pending, now_s)
+        others = self._ends_but(call, agent.key)
+        self._ends[agent.key] = (*others, self._expected_end(agent, call, now_s))
 
     def call_over(self, agent: Agent, call: Call) -> None:
-        pending = self._pending.get(agent.key)
-        if pending is not None:
-            pending.ends.pop(call.call_id, None)
-            if not pending.ends:
-                del self._pending[agent.key]
+        others = self._ends_but(call, agent.key)
+        if others:
+            self._ends[agent.key] = others
+        else:
+            self.forget(agent.key)
+
+    def _ends_but(self, call: Call, key: AgentKey) -> tuple[Return, ...]:
+        return tuple(end for end in self._ends.get(key, ()) if end.call is not call)
 
     def forget(self, key: AgentKey) -> None:
-        self._pending.pop(key, None)
+        self._ends.pop(key, None)
 
     def revise(self, agent: Agent, now_s: float) -> None:
         """Looks again at the agent's calls that still run: the longer they last, the more is to
         come."""
-        pending = self._pending[agent.key]
-        for call in agent.calls.values():
-            end = pending.ends[call.call_id]
-            if not end.promised or now_s >= end.at_s:
-                pending.ends[call.call_id] = self._median_end(agent, call, now_s)
-        self._look_again(agent, pending, now_s)
+        self._ends[agent.key] = tuple(
+            end
+            if end.call is None or (end.promised and now_s < end.at_s)
+            else self._median_end(agent, end.call, now_s)
+            for end in self._ends[agent.key]
+        )
 
     def of(self, key: AgentKey) -> Return | None:
         """The agent returns when the last of its open calls ends; None when none is open."""
-        pending = self._pending.get(key)
-        return None if pending is None else max(pending.ends.values(), key=lambda end: end.at_s)
+        ends = self._ends.get(key)
+        return None if ends is None else max(ends, key=lambda end: end.at_s)
 
     def look_again_s(self, key: AgentKey) -> float:
         """When ``revise`` is next worth its while: of calls whose ends are promised, at the last
         one's, of others each time they have lasted a quarter longer."""
-        return self._pending[key].look_again_s
-
-    @staticmethod
-    def _look_again(agent: Agent, pending: _Pending, now_s: float) -> None:
-        if all(end.promised for end in pending.ends.values()):
-            pending.look_again_s = max(end.at_s for end in pending.ends.values())
-            return
-        longest_s = max(now_s - call.started_s for call in agent.calls.values())
-        pending.look_again_s = now_s + max(REVISION_S, REVISION_SHARE * longest_s)
+        ends = self._ends[key]
+        looks_s = [
+            end.seen_s + max(REVISION_S, REVISION_SHARE * (end.seen_s - end.call.started_s))
+            for end in ends
+            if end.call is not None and not end.promised
+        ]
+        return max(looks_s) if looks_s else max(end.at_s for end in ends)
 
     def _expected_end(self, agent: Agent, call: Call, now_s: float) -> Return:
         promised_s = self._promised(agent, call)
         if promised_s is not None and now_s < call.started_s + promised_s:
-            return Return(call.started_s + promised_s, now_s, promised=True)
+            return Return(call.started_s + promised_s, now_s, promised=True, call=call)
         return self._median_end(agent, call, now_s)
 
     def _median_end(self, agent: Agent, call: Call, now_s: float) -> Return:
@@ -132,7 +128,7 @@ class Returns:
         """
         elapsed_s = max(now_s - call.started_s, 0.0)
         median_s = self._expected_length(agent, call).quantile(0.5, elapsed_s)
-        return Return(call.started_s + median_s, now_s, promised=False)
+        return Return(call.started_s + median_s, now_s, promised=False, call=call)
 
     def _promised(self, agent: Agent, call: Call) -> float | None:
         """The whole length by the caller's word, corrected by how its words turned out before;
