@@ -161,7 +161,7 @@ def test_a_busy_agent_is_kept_above_the_bound_and_past_its_time(table):
 def test_agents_of_an_application_share_its_name(table):
     for number in range(2):
         # Names come out of messages, as strings of their own.
-        application = "application".encode().decode()
+        application = b"application".decode()
         tag = AgentTag(agent=f"coder-{number}", application=application)
         table.apply(RequestBegin(rid=f"rid-{number}", tag=tag), 0.0)
     first, second = table.of_application("application")

@@ -50,6 +50,7 @@ def agent(
         agent_type=kind,
         node=None,
         critical=critical,
+        tenant=None,
         seen_order=order,
         application_order=order,
         last_event_s=0.0,
