@@ -17,10 +17,16 @@ REQUIRED_ATTRIBUTES = (
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._apply_cache_actions",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._evict_device_leaf",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._execute_and_commit_kv_backup",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.check_prefetch_progress",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.checkpoint_into_tree",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.finish_storage_prefetch_admission",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.flush_pending_backups",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.has_ongoing_prefetch",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.load_back",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.pop_prefetch_loaded_tokens",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.prefetch_from_storage",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.ready_to_load_host_cache",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._remove_leaf_from_parent",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.dec_full_pin",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.inc_full_pin",
@@ -72,6 +78,7 @@ class Mode(NamedTuple):
 
     is_chosen: Callable[[Any], bool]
     name: str
+    instead: str = "drop one of the two"
 
 
 def _rust_server_chosen() -> bool:
@@ -79,6 +86,9 @@ def _rust_server_chosen() -> bool:
 
     return envs.SGLANG_RUST_SERVER.get()
 
+
+SERVED_STORAGE_BACKENDS = ("file",)
+"""Those that this release was tested with."""
 
 UNSERVED_MODES: tuple[Mode, ...] = (
     Mode(lambda cfg: cfg.disable_radix_cache, "--disable-radix-cache"),
@@ -96,7 +106,11 @@ UNSERVED_MODES: tuple[Mode, ...] = (
         lambda cfg: cfg.enable_unified_cache_external_linker,
         "--enable-unified-cache-external-linker",
     ),
-    Mode(lambda cfg: cfg.hicache_storage_backend is not None, "--hicache-storage-backend"),
+    Mode(
+        lambda cfg: cfg.hicache_storage_backend not in (None, *SERVED_STORAGE_BACKENDS),
+        "--hicache-storage-backend other than file",
+        "use --hicache-storage-backend file, or none",
+    ),
     Mode(
         lambda cfg: cfg.hicache_host_memory_mode != "cache",
         "--hicache-host-memory-mode buffer_only",
@@ -120,7 +134,7 @@ def check_modes(cfg: Any) -> None:
     for mode in UNSERVED_MODES:
         if mode.is_chosen(cfg):
             raise Unsupported(
-                f"{mode.name} is not supported with --enable-tokencake yet; drop one of the two"
+                f"{mode.name} is not supported with --enable-tokencake yet; {mode.instead}"
             )
 
 

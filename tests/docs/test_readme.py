@@ -29,8 +29,8 @@ def mode_list() -> str:
     """The refused modes as the README has to name them, made from ``compat``."""
 
     def shown(name: str) -> str:
-        setting, above, number = name.partition(" above ")
-        return f"`{setting}`{above}{number}" if name.startswith(("--", "SGLANG")) else name
+        setting, *limit = re.split("( above | other than )", name)
+        return f"`{setting}`{''.join(limit)}" if name.startswith(("--", "SGLANG")) else name
 
     return ", ".join(shown(mode.name) for mode in compat.UNSERVED_MODES) + "."
 

@@ -56,6 +56,7 @@ class RefusingPlanner(PolicyPlanner):
     def __init__(self, *, reopens: bool) -> None:
         self.will_admit = False
         self.room_tokens = 100
+        self.cache = SimpleNamespace(await_storage=lambda _queue: 0)
         self.policy = SimpleNamespace(
             admits=lambda *_: self.will_admit, order=lambda _view: None, reopens_admission=reopens
         )

@@ -45,7 +45,7 @@ SETTINGS = {
     "--enable-lmcache": ["--enable-lmcache"],
     "--enable-flexkv": ["--enable-flexkv"],
     "--enable-unified-cache-external-linker": ["--enable-unified-cache-external-linker"],
-    "--hicache-storage-backend": ["--hicache-storage-backend", "file"],
+    "--hicache-storage-backend": ["--hicache-storage-backend", "hf3fs"],
     "--hicache-host-memory-mode": ["--hicache-host-memory-mode", "buffer_only"],
     "--hicache-write-policy write_back": ["--hicache-write-policy", "write_back"],
     "--enable-session-radix-cache": ["--enable-session-radix-cache"],
@@ -112,6 +112,7 @@ def outcomes(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     (llama / "unknown_option.toml").write_text("reserve_maximum = 0.5\n")
     commands = {"": command(llama, ENABLE)}
+    commands["file storage"] = command(llama, ENABLE, "--hicache-storage-backend", "file")
     commands["without the switch"] = command(llama, "--tokencake-reserve-max", "0.2")
     for name, flags in SETTINGS.items():
         flags = [str(llama / flag) if flag.endswith(".toml") else flag for flag in flags]
@@ -142,6 +143,13 @@ def test_help_shows_every_flag():
 
 def test_a_served_mode_and_model_is_not_refused(outcomes):
     assert outcomes[""] == "started"
+
+
+def test_files_are_a_storage_backend_that_is_served(outcomes):
+    assert outcomes["file storage"] == "started"
+    assert outcomes["--hicache-storage-backend"].endswith(
+        "; use --hicache-storage-backend file, or none"
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from sglang.srt.mem_cache.base_prefix_cache import CacheRequestHandle
+from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.registry import (
     TreeCacheBuildContext,
     create_unified_radix_cache,
@@ -39,14 +41,18 @@ class TokencakeCache(UnifiedRadixCache):
     the id of a leaf stays good until the leaf is deleted.
     """
 
+    prefetch_stop_policy: str
+
     def __init__(self, params) -> None:
         # reset() runs inside super().__init__, before anything below it could be set.
         self.on_turn_end: Callable[[Req, int], None] | None = None
         self.on_evict: Callable[[UnifiedTreeNode], None] | None = None
+        self.on_remove: Callable[[UnifiedTreeNode], None] | None = None
         self.on_reset: Callable[[], None] | None = None
         self._upload: tuple[int, int] | None = None  # (anchor's id, first token loaded)
         self._pins: dict[object, int] = {}  # holder -> leaf id
         super().__init__(params)
+        self._report_removals()
 
     # -- seams into SGLang --------------------------------------------------------------------
 
@@ -66,6 +72,17 @@ class TokencakeCache(UnifiedRadixCache):
         if self.on_evict is not None:
             self.on_evict(self.tree_core.node_by_id(node_id))
         return super()._evict_device_leaf(node_id, tracker)
+
+    def _report_removals(self) -> None:
+        """The tree core takes nodes out in one place; what it forgets, storage may still have."""
+        remove = self.tree_core._remove_leaf_from_parent
+
+        def reporting_remove(node: UnifiedTreeNode) -> None:
+            if self.on_remove is not None:
+                self.on_remove(node)
+            remove(node)
+
+        self.tree_core._remove_leaf_from_parent = reporting_remove
 
     def ready_to_load_host_cache(self) -> int:
         """Starts queued loads; first makes sure that the event slot they will use is free.
@@ -308,6 +325,39 @@ class TokencakeCache(UnifiedRadixCache):
             if any(node.id in in_flight for node in self.path(req.last_node)):
                 return self.cache_controller.layer_done_counter.producer_index
         return -1
+
+    # -- storage ------------------------------------------------------------------------------
+
+    def descend(self, node_id: int, key: RadixKey) -> tuple[int, int]:
+        """The deepest node below ``node_id`` whose tokens are the first of ``key``, and how many.
+
+        Only whole nodes count. Unlike a match of SGLang's, it touches and splits nothing.
+        """
+        node = self.tree_core.node_by_id(node_id)
+        tokens = 0
+        while len(key) >= self.page_size:
+            child = node.children.get(key.child_key(self.page_size))
+            if child is None or child.key.match(key, page_size=self.page_size) < len(child.key):
+                break
+            node = child
+            tokens += len(child.key)
+            key = key[len(child.key) :]
+        return node.id, tokens
+
+    def end_prefetch(self, handle: CacheRequestHandle) -> None:
+        """Ends a read from storage now; what all ranks have read by now goes into the tree."""
+        policy = self.prefetch_stop_policy
+        self.prefetch_stop_policy = "best_effort"
+        try:
+            self.check_prefetch_progress(handle)
+        finally:
+            self.prefetch_stop_policy = policy
+
+    def await_storage(self, reqs: Iterable["Req"]) -> int:
+        """How many of ``reqs`` SGLang keeps waiting for a read from storage, not for memory."""
+        if not self.ongoing_prefetch:
+            return 0
+        return sum(self.has_ongoing_prefetch(req.cache_request_handle) for req in reqs)
 
     # -- pins ---------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from tokencake_sglang.engine.next_use import NextUseEviction
 from tokencake_sglang.engine.rank import RankPlanner
 from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
+from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.engine.temporal import TemporalExecutor
 from tokencake_sglang.observability.decisions import Action
 from tokencake_sglang.temporal.duration import DurationModel
@@ -50,6 +51,14 @@ class Planner(RankPlanner):
             self.residents,
             self.log,
             hold_budget_tokens=int(config.hold_max * self.pool_tokens),
+            storage=StorageFetches(
+                cache,
+                self.residents,
+                self.agents_by_leaf,
+                self.log,
+                self.retarget,
+                self.kv_bytes_per_token,
+            ),
         )
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
         self.applications = Applications(
@@ -206,7 +215,9 @@ class Planner(RankPlanner):
             if self.config.spatial_on:
                 self.applications.admitted(agent, req, self.now_s)
             if self.config.temporal_on:
-                self.temporal.admitted(agent, self.now_s, req.host_loaded_length or 0)
+                self.temporal.admitted(
+                    agent, self.now_s, req.host_loaded_length or 0, req.storage_hit_length
+                )
 
     def deferred(self, req: "Req") -> None:
         """Admission left the reserve to critical agents and kept ``req`` waiting."""

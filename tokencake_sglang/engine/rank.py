@@ -66,6 +66,8 @@ class RankPlanner(ABC):
         """Whether admission passed over a request that did not fit."""
         self.left_waiting_requests = 0
         """How many requests the last admission left waiting."""
+        self.left_awaiting_storage = 0
+        """How many of those SGLang kept waiting for a read from storage."""
         self._left_room_tokens = 0
         cache.on_turn_end = self._turn_ended
         cache.on_reset = self._cache_reset
@@ -73,7 +75,7 @@ class RankPlanner(ABC):
     @property
     def left_waiting(self) -> bool:
         """Whether the last admission left requests waiting: then memory has a price."""
-        return self.left_waiting_requests > 0
+        return self.left_waiting_requests > self.left_awaiting_storage
 
     # -- the event log ------------------------------------------------------------------------
 
@@ -194,6 +196,14 @@ class RankPlanner(ABC):
         self.agents_by_leaf.setdefault(leaf_id, []).append(agent.key)
         self.turn_ended(resident, req)
 
+    def retarget(self, resident: Resident, leaf_id: int) -> None:
+        """The agent's path in the tree ends elsewhere: it was cut, or has been put back. The root is
+        the end of a path of nothing."""
+        self._unclaim(resident)
+        path = self.cache.path(leaf_id)
+        resident.node_ids = tuple(node.id for node in path) or (leaf_id,)
+        self.agents_by_leaf.setdefault(leaf_id, []).append(resident.agent.key)
+
     def forget(self, key: AgentKey) -> None:
         """The agent is known no more, and its KV is nobody's."""
         if (resident := self.residents.pop(key, None)) is not None:
@@ -216,6 +226,7 @@ class RankPlanner(ABC):
     def admission_over(self, waiting_queue: "list[Req]") -> None:
         """Remembers what the last attempt left, so that a change is seen."""
         self.left_waiting_requests = len(waiting_queue)
+        self.left_awaiting_storage = self.cache.await_storage(waiting_queue)
         self._left_room_tokens = self._room_tokens()
 
     def closes_admission(self, *, admitted: bool) -> bool:
@@ -230,10 +241,12 @@ class RankPlanner(ABC):
         return memory_full
 
     def has_changed(self, waiting_queue: "list[Req]") -> bool:
-        """Whether a request has come, or memory has become free or evictable, since then."""
+        """Whether a request has come, memory has become free or evictable, or a read from storage
+        that a request waited for has ended, since then."""
         return (
             len(waiting_queue) > self.left_waiting_requests
             or self._room_tokens() > self._left_room_tokens
+            or self.cache.await_storage(waiting_queue) < self.left_awaiting_storage
         )
 
     def _room_tokens(self) -> int:

@@ -43,6 +43,10 @@ class Gap:
     upload_wanted: bool = False
     uploaded_tokens: int = 0
     released_tokens: int = 0
+    fetched_tokens: int = 0
+    """Read from storage into the host tier ahead of the return."""
+    missing_tokens: int = 0
+    """In no tier when the request came: storage may have them."""
 
 
 @dataclass(slots=True)

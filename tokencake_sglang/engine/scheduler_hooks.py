@@ -140,6 +140,7 @@ class SchedulerHooks:
             scheduler.waiting_queue
             and plan.running_batch.is_empty()
             and scheduler.chunked_req is None
+            and planner.left_waiting  # not for storage: no pin would help that
         ):
             planner.nothing_runs()
 

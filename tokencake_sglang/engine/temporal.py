@@ -9,6 +9,7 @@ from tokencake_sglang.agents.table import Agent, AgentState, Call
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
+from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.returns import Return, Returns
@@ -46,6 +47,7 @@ class TemporalExecutor:
         residents: dict[AgentKey, Resident],
         log: DecisionLog,
         hold_budget_tokens: int,
+        storage: StorageFetches,
     ) -> None:
         self.config = config
         self.cache = cache
@@ -53,6 +55,7 @@ class TemporalExecutor:
         self.residents = residents
         self.log = log
         self.hold_budget_tokens = hold_budget_tokens
+        self.storage = storage
         self.returns = Returns(DurationModel(config.default_call_s))
         self._uploads = "uploads" not in config.without
         self.step_gap_s = 0.0
@@ -129,26 +132,34 @@ class TemporalExecutor:
             if resident.agent.rids:
                 self._unhold(resident, now_s, "queued")
 
-    def admitted(self, agent: Agent, now_s: float, loaded_tokens: int) -> None:
+    def admitted(
+        self, agent: Agent, now_s: float, loaded_tokens: int, storage_tokens: int = 0
+    ) -> None:
         """The agent's request runs and holds its own locks. Records how its KV was found.
 
         Args:
             loaded_tokens: what SGLang had to load back for it at admission.
+            storage_tokens: what SGLang read from storage while it was queued.
         """
         resident = self.residents.get(agent.key)
         if resident is None or resident.in_gap:
             return
         if (gap := resident.gap) is not None:
-            self._record_return(resident, gap, now_s, loaded_tokens)
+            self._record_return(resident, gap, now_s, loaded_tokens, storage_tokens)
             resident.gap = None
         self._unhold(resident, now_s, "admitted")
 
     def _record_return(
-        self, resident: Resident, gap: Gap, now_s: float, loaded_tokens: int
+        self,
+        resident: Resident,
+        gap: Gap,
+        now_s: float,
+        loaded_tokens: int,
+        storage_tokens: int,
     ) -> None:
         device, host = self.cache.tokens_by_tier(resident.leaf_id)
-        if device + host == 0:
-            reason = "lost"
+        if device + host == 0 or gap.missing_tokens:
+            reason = "fetched_at_admission" if storage_tokens else "lost"
         elif loaded_tokens or host >= self.cache.load_back_threshold:
             reason = "upload_late" if gap.upload_wanted else "not_uploaded"
         elif gap.uploaded_tokens and self.cache.is_uploading(resident.leaf_id):
@@ -165,6 +176,15 @@ class TemporalExecutor:
             predicted_return_s=gap.predicted_return_s,
             loaded_at_admission_tokens=loaded_tokens,
             released_tokens=gap.released_tokens,
+            **(
+                {
+                    "fetched_tokens": gap.fetched_tokens,
+                    "fetched_at_admission_tokens": storage_tokens,
+                    "missing_tokens": gap.missing_tokens,
+                }
+                if self.storage.on
+                else {}
+            ),
         )
 
     def let_go(self, agent: Agent, now_s: float, reason: str) -> None:
@@ -187,6 +207,7 @@ class TemporalExecutor:
     def turn_ended(self, resident: Resident) -> None:
         """A new turn's KV is in the tree."""
         if resident.agent.calls:  # announced while the turn was still being streamed
+            self.storage.path_renewed(resident, self._last_step_s)
             self._expect(resident)
             self._uninsured[resident.agent.key] = resident
 
@@ -202,6 +223,7 @@ class TemporalExecutor:
         ):
             state.clear()
         self._uploading = None
+        self.storage.clear()
 
     # -- each step ----------------------------------------------------------------------------
 
@@ -223,6 +245,8 @@ class TemporalExecutor:
                 break
         if self._uploading is not None:
             self._finish_piece(self._uploading, now_s)
+        for resident in self.storage.step(now_s, self.step_gap_s):
+            self._moved_below_device(resident)
         interval = int(now_s / LOOK_INTERVAL_S)
         if interval > self._looked_in:
             for key in self._looks.pop_due(now_s, at_most=1):
@@ -270,8 +294,10 @@ class TemporalExecutor:
             leaf_id, keep_free_tokens
         ):
             return False
-        del self._uninsured[resident.agent.key]
         queued = self.cache.insure(leaf_id)
+        if queued is None and self.cache.ongoing_backup:
+            return False  # the host may not drop what is still being written to storage
+        del self._uninsured[resident.agent.key]
         if queued is None:
             self.log.record(now_s, resident.agent.key, Action.INSURE, "host_full")
         elif queued:
@@ -326,6 +352,20 @@ class TemporalExecutor:
             self._starts.set(key, self.timing.start_s(return_s, resident.host_only_tokens))
         else:
             self._starts.cancel(key)
+        if key in self.storage:
+            below = resident.host_only_tokens + self.storage.tail_tokens(key)
+            self.storage.plan(resident, self.timing.start_s(return_s, below))
+
+    def _moved_below_device(self, resident: Resident) -> None:
+        """The host tier has dropped a part of the agent's path, or has it from storage again."""
+        if not resident.in_gap:
+            return
+        before = resident.residence
+        if before is not Residence.UPLOADING:  # then it is seen when the piece ends
+            self._see_where_it_is(resident)
+            if before is Residence.HELD and resident.residence is Residence.DEVICE:
+                resident.residence = before  # nothing came of it
+        self._set_alarms(resident)
 
     def _see_where_it_is(self, resident: Resident) -> None:
         """Asks the tree how much of the path is on the host only."""
@@ -420,6 +460,7 @@ class TemporalExecutor:
 
     def _end_gap(self, resident: Resident) -> None:
         key = resident.agent.key
+        self.storage.gap_over(resident, self._last_step_s)
         for state in (self._uninsured, self._due):
             state.pop(key, None)
         self._looks.cancel(key)
@@ -436,6 +477,7 @@ class TemporalExecutor:
             "uploading": int(self._uploading is not None),
             "held": len(self._held),
             "hold_budget_tokens": self.hold_budget_tokens,
+            **(self.storage.snapshot() if self.storage.on else {}),
         }
 
 

@@ -61,6 +61,7 @@ def install_shims() -> bool:
     common.ALLOC_MEMORY_FUNCS["cpu"] = allocate_unregistered
     # SGLang imports this name from sgl_kernel, on CUDA, ROCm and XPU only.
     mha.transfer_kv_direct = transfer_kv_direct
+    mha.MHATokenToKVPoolHost.get_dummy_flat_data_page = unpinned_data_page
     return True
 
 
@@ -78,6 +79,16 @@ def allocate_unregistered(
     have nothing to act on.
     """
     return allocator.allocate(dims, dtype=dtype, device=device)
+
+
+def unpinned_data_page(pool) -> torch.Tensor:
+    """An empty page that a storage backend reads into, flat; SGLang's own is pinned memory.
+
+    Args:
+        pool: an `MHATokenToKVPoolHost`, of whose method this takes the place.
+    """
+    dims = (2, pool.layer_num, pool.page_size, pool.head_num, pool.head_dim)
+    return torch.zeros(dims, dtype=pool.dtype).flatten()
 
 
 def transfer_kv_direct(
