@@ -10,7 +10,7 @@ import matplotlib
 from benchmarks.matrix import sets, store
 from benchmarks.matrix.store import Series
 from benchmarks.matrix.systems import LOWER_BOUND
-from benchmarks.report import sweeps, timelines
+from benchmarks.report import parts, sweeps, timelines
 from benchmarks.report.metrics import MEAN
 from benchmarks.report.results import BEST_STOCK, ORACLE, Results, load
 
@@ -52,6 +52,12 @@ def draw_all(folder: Path, results_folder: Path = store.FOLDER) -> Iterator[Path
     found = load(results_folder)
     if "standard" in found:
         yield from _standard(found["standard"], folder, results_folder)
+    if "ablation" in found and (figure := parts.ablation(found["ablation"])) is not None:
+        yield _saved(figure, folder / "ablation.svg")
+    if "sessions" in found:
+        sessions = found["sessions"]
+        if (figure := parts.returns(sessions, sessions.cells)) is not None:
+            yield _saved(figure, folder / "returns.svg")
     for name, what in _SWEPT.items():
         for group in found[name].groups if name in found else ():
             if (figure := mean_against_swept(found[name], group, what)) is not None:

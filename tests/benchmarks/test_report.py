@@ -296,6 +296,34 @@ class TestPlots:
         store.merge("load", cell_results("code_writer-load/50%-seed-0"), tmp_path)
         assert list(plots.draw_all(tmp_path / "plots", tmp_path)) == []
 
+    def test_parts_are_drawn_as_multiples_of_the_whole(self, tmp_path):
+        from benchmarks.report import parts
+
+        found = Results(
+            [
+                record("ablation/a", "tokencake", 100.0),
+                record("ablation/a", "tokencake-no-order", 120.0),
+                record("ablation/a", "tokencake-temporal", 90.0),
+                record("ablation/a", "tokencake-paper", 90.0),
+            ]
+        )
+        mean = parts.ablation(found).axes[0]
+        drawn = mean.get_lines()[0].get_xydata()
+        assert [list(dot) for dot in drawn] == [[0.9, 0.0], [1.2, 1.0]]
+        shown = [label.get_text() for label in mean.get_yticklabels()]
+        assert shown == ["temporal half alone", "without order"]
+
+    def test_returns_are_shares_by_reason(self):
+        from benchmarks.report import parts
+
+        decisions = {"return.resident": 3, "return.lost": 1, "release.idle": 9}
+        found = Results([record("claude_code-16/none", "tokencake", decisions=decisions)])
+        bars = parts.returns(found, found.cells).axes[0].patches
+        widths = dict(zip(parts.RETURN_REASONS, (bar.get_width() for bar in bars), strict=True))
+        assert widths["resident"] == 0.75
+        assert widths["lost"] == 0.25
+        assert parts.returns(found, ["another/cell"]) is None
+
     def test_without_results_nothing_is_drawn(self, tmp_path):
         pytest.importorskip("matplotlib", reason="the bench extra is not installed")
         from benchmarks.report import plots
