@@ -23,10 +23,10 @@ JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 bench: env  ## the standard matrix in virtual time; says beforehand how long, and resumes
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS)
 
-LONG_SETS = ablation sensitivity sessions headline noise host link load
+LONG_SETS = sensitivity sessions headline noise host link load
 bench-long: env  ## hours: what else is compared on the standard cells, and the sets with five seeds
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) \
-		--systems 'tokencake-temporal,tokencake-spatial,reopen-*,oracle-*'
+		--systems 'tokencake-*,reopen-*,oracle-*'
 	for set in $(LONG_SETS); do \
 		$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) --set $$set || exit 1; \
 	done

@@ -155,14 +155,6 @@ def sessions() -> Iterator[Cell]:
             )
 
 
-def ablation() -> Iterator[Cell]:
-    """What each part of this extension is worth: cells of the standard matrix, without it."""
-    for name in DAGS:
-        for rate in (0.2, 1.0):
-            yield replace(dag(name, rate), id=f"ablation/{name}-{rate}")
-    yield Cell(id="ablation/claude_code-16", workload=CLAUDE_CODE, **H200)
-
-
 def check() -> Iterator[Cell]:
     """Small enough to be run again by ``make bench-check``."""
     for name, arrivals, tokens in (
@@ -183,7 +175,6 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "headline": headline,
     "sensitivity": sensitivity,
     "sessions": sessions,
-    "ablation": ablation,
     "check": check,
 }
 
@@ -198,7 +189,7 @@ MATRIX = (
     "tokencake-paper,tokencake-repo,oracle-age"
 )
 """SGLang's own settings, this extension, every rival and an oracle. ``make bench-long`` adds this
-extension's halves, admission that reopens by itself, and oracles with other orders."""
+extension's halves and variants, admission that reopens by itself, and other oracles."""
 
 _OF_DAGS = f"{_FEW},hicache-priority"
 """Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:
@@ -215,8 +206,6 @@ USUAL_SYSTEMS = {
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
     "sessions": f"{_FEW},thunderagent,mori",
-    "ablation": "lower-bound,stock,hicache*,reopen-*,tokencake,tokencake-temporal,"
-    "tokencake-spatial,tokencake-reserve,tokencake-no-*",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 

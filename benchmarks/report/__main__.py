@@ -1,4 +1,4 @@
-"""Makes docs/benchmarks.md and its plots from committed results.
+"""Makes docs/benchmarks.md, its plots and the README's table of gains from committed results.
 
 python -m benchmarks.report [--no-plots]
 """
@@ -20,6 +20,7 @@ def main() -> None:
             print(file.relative_to(document.REPOSITORY))
     document.DOCUMENT.write_text(document.text())
     print(document.DOCUMENT.relative_to(document.REPOSITORY))
+    document.README.write_text(document.readme(document.README.read_text()))
 
 
 if __name__ == "__main__":

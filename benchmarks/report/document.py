@@ -15,6 +15,10 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 PLOTS = REPOSITORY / "docs" / "plots"
+README = REPOSITORY / "README.md"
+
+GAINS_BEGIN = "<!-- gains: made by `make docs` -->"
+GAINS_END = "<!-- end of gains -->"
 
 
 def text(folder: Path = store.FOLDER, plots: Path = PLOTS) -> str:
@@ -30,6 +34,20 @@ def text(folder: Path = store.FOLDER, plots: Path = PLOTS) -> str:
     lines = [line.rstrip() for line in filled.splitlines()]
     kept = [line for at, line in enumerate(lines) if line or (at and lines[at - 1])]
     return "\n".join(kept).strip() + "\n"
+
+
+def readme(text: str, folder: Path = store.FOLDER) -> str:
+    """``text`` with what stands between the marks made anew from the results.
+
+    Raises:
+        ValueError: if it does not have both marks, in order.
+    """
+    before, begin, rest = text.partition(GAINS_BEGIN)
+    _, end, after = rest.partition(GAINS_END)
+    if not begin or not end:
+        raise ValueError(f"README.md: expected {GAINS_BEGIN} and then {GAINS_END}")
+    standard = results.load(folder).get("standard", Results([]))
+    return f"{before}{begin}\n\n{tables.gains(standard)}\n\n{end}{after}"
 
 
 def context(folder: Path, plots: Path) -> dict[str, Any]:

@@ -8,15 +8,10 @@ import matplotlib
 from benchmarks.matrix.systems import VARIANTS
 from benchmarks.report.metrics import MAKESPAN, MEAN, P95, RETURNING
 from benchmarks.report.results import Results
-from tokencake_sglang.replay.systems import SYSTEMS
+from benchmarks.report.tables import OWN, WHOLE
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-
-WHOLE = "tokencake"
-
-OWN = {name for name in (*SYSTEMS, *VARIANTS) if name.startswith(f"{WHOLE}-")}
-"""Its halves and variants; its namesakes among the rivals are not."""
 
 RETURN_REASONS = {
     "resident": ("on the device all the time", "tab:green"),
@@ -30,7 +25,12 @@ RETURN_REASONS = {
 
 def ablation(results: Results) -> Any:
     """Each variant's multiples of the whole extension, one dot per cell; None without any."""
-    cells = [cell for cell in results.cells if results.figures(cell, WHOLE) is not None]
+    cells = [
+        cell
+        for cell in results.cells
+        if results.figures(cell, WHOLE) is not None
+        and any(results.figures(cell, name) for name in OWN if name in VARIANTS)
+    ]
     names = [
         name
         for name in results.systems(cells)
@@ -56,7 +56,7 @@ def ablation(results: Results) -> Any:
                     marker="osD^vP*"[number % 7],
                     markersize=4.5,
                     alpha=0.8,
-                    label=cell.partition("/")[2],
+                    label=cell.replace("/equal-", " "),
                 )
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_title(metric.title.removesuffix(", s"), fontsize=9)

@@ -52,7 +52,7 @@ def draw_all(folder: Path, results_folder: Path = store.FOLDER) -> Iterator[Path
     found = load(results_folder)
     if "standard" in found:
         yield from _standard(found["standard"], folder, results_folder)
-    if "ablation" in found and (figure := parts.ablation(found["ablation"])) is not None:
+    if "standard" in found and (figure := parts.ablation(found["standard"])) is not None:
         yield _saved(figure, folder / "ablation.svg")
     if "sessions" in found:
         sessions = found["sessions"]
@@ -84,7 +84,7 @@ def mean_against_rate(results: Results, group: str, cells: list[str]) -> Any:
     """Every system a thin line with its name at its end, the ones that matter in colour."""
     figure, axes = pyplot.subplots(figsize=(8, 5.5))
     rates = [float(cell.partition("equal-")[2]) for cell in cells]
-    names = [*results.systems(cells), LOWER_BOUND, BEST_STOCK, ORACLE]
+    names = [*results.contenders(cells), LOWER_BOUND, BEST_STOCK, ORACLE]
     names.sort(key=lambda name: name in _EMPHASIS)
     ends: dict[str, float] = {}
     for name in names:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.matrix import store
 from benchmarks.matrix.sets import DAGS
 from benchmarks.matrix.store import Record
-from benchmarks.matrix.systems import LOWER_BOUND, all_systems
+from benchmarks.matrix.systems import LOWER_BOUND, VARIANTS, all_systems
 from benchmarks.matrix.work import unequal_work
 from benchmarks.report.metrics import Metric
 
@@ -71,6 +71,10 @@ class Results:
         }
         order = [name for name in all_systems() if name in found]
         return order + sorted(found - {*order, LOWER_BOUND})
+
+    def contenders(self, cells: Iterable[str]) -> list[str]:
+        """``systems`` without the variants of this extension, which have a section of their own."""
+        return [name for name in self.systems(cells) if name not in VARIANTS or is_oracle(name)]
 
     def figures(self, cell: str, system: str) -> dict[str, Any] | None:
         record = self.records.get((cell, system))

@@ -2,12 +2,19 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.matrix.systems import LOWER_BOUND
+from benchmarks.matrix.systems import LOWER_BOUND, VARIANTS
 from benchmarks.report.metrics import HEADLINES, MEAN, Metric, number
+from benchmarks.report.ranking import geometric_mean
 from benchmarks.report.results import BEST_STOCK, DERIVED, ORACLE, Results, is_oracle
+from tokencake_sglang.replay.systems import SYSTEMS
 
 DEFAULT = "stock"
 """SGLang as it comes."""
+
+WHOLE = "tokencake"
+
+OWN = [name for name in (*SYSTEMS, *VARIANTS) if name.startswith(f"{WHOLE}-")]
+"""This extension's halves and variants; its namesakes among the rivals are not in it."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -39,11 +46,37 @@ def _own_best(results: Results, cell: str, metric: Metric) -> str:
     return text
 
 
+def gains(results: Results, system: str = "tokencake") -> str:
+    """The system's multiples of SGLang's defaults and of best-stock, by workload.
+
+    Geometric means over a workload's cells, such as rates of arrival.
+    """
+    rows = []
+    for group, cells in results.groups.items():
+        columns: list[list[float]] = [
+            [
+                value / default
+                for cell in cells
+                if (value := results.value(cell, system, MEAN)) is not None
+                and (default := results.value(cell, DEFAULT, MEAN))
+            ],
+            *(
+                [r for cell in cells if (r := results.ratio(cell, system, metric)) is not None]
+                for metric in HEADLINES
+            ),
+        ]
+        if all(len(column) == len(cells) for column in columns):
+            name = f"{group}, {len(cells)} rates" if len(cells) > 1 else group
+            rows.append([name, *(f"{geometric_mean(column):.2f}" for column in columns)])
+    against = [metric.title.removesuffix(", s") for metric in HEADLINES]
+    return table(["workload", f"{against[0]}, × defaults", *against], rows)
+
+
 def by_cell(results: Results, cells: Sequence[str], metric: Metric) -> str:
     """Systems against cells: the value, and in brackets the ratio to best-stock. Best is bold."""
     if not results.candidates(cells[0], BEST_STOCK, metric) and len(cells) == 1:
         return ""
-    names = [*results.systems(cells), *DERIVED]
+    names = [*results.contenders(cells), *DERIVED]
     if any(metric.of(results.figures(cell, LOWER_BOUND)) is not None for cell in cells):
         names.append(LOWER_BOUND)
     best = {cell: _winner(results, cell, metric) for cell in cells}
@@ -71,7 +104,7 @@ def _winner(results: Results, cell: str, metric: Metric) -> str | None:
     """The best system that could exist: no oracle, no bound."""
     values = {
         name: value
-        for name in results.systems([cell])
+        for name in results.contenders([cell])
         if not is_oracle(name) and (value := results.value(cell, name, metric)) is not None
     }
     return metric.best(values) if values else None
@@ -159,11 +192,33 @@ MACHINE: _Columns = (
 def details(results: Results, cell: str, columns: _Columns) -> str:
     """Systems against columns, for one cell."""
     rows = []
-    for system in results.systems([cell]):
+    for system in results.contenders([cell]):
         figures = results.figures(cell, system)
         if figures is not None:
             rows.append([_shown(system), *(show(figures) for _, show in columns)])
     return table(["system", *(title for title, _ in columns)], rows)
+
+
+def parts(results: Results, metric: Metric) -> str:
+    """This extension's halves and variants as multiples of the whole, on the cells that have any."""
+    names = [*OWN, *(name for name in results.systems(results.cells) if name.startswith("reopen"))]
+    cells = [
+        cell
+        for cell in results.cells
+        if any(results.figures(cell, name) is not None for name in VARIANTS if name in OWN)
+    ]
+    rows = []
+    for name in names:
+        entries = []
+        for cell in cells:
+            value, whole = (results.value(cell, system, metric) for system in (name, WHOLE))
+            entries.append(f"{value / whole:.2f}" if value is not None and whole else "–")
+        if set(entries) != {"–"}:
+            rows.append([f"`{name}`", *entries])
+    whole = [number(results.value(cell, WHOLE, metric)) for cell in cells]
+    if rows:
+        rows.append([f"`{WHOLE}`, {metric.title.rpartition(', ')[2]}", *whole])
+    return table(["system", *(f"`{cell}`" for cell in cells)], rows if cells else [])
 
 
 def has_background(results: Results, cell: str) -> bool:

@@ -72,6 +72,33 @@ class TestTables:
     def test_the_way_to_the_oracle_that_is_gone(self, results):
         assert "| 200 | 150 | 100 | 50.0 | 50 % |" in tables.bounds(results)
 
+    def test_gains_are_geometric_means_over_a_workloads_cells(self):
+        found = Results(
+            [
+                record(f"code_writer/equal-{rate}", system, mean_s, stock=system != "tokencake")
+                for rate, ours_s in ((0.1, 40.0), (0.2, 90.0))
+                for system, mean_s in (("stock", 200.0), ("hicache", 100.0), ("tokencake", ours_s))
+            ]
+        )
+        row = tables.gains(found).splitlines()[2]
+        assert row.startswith("| code_writer, 2 rates | 0.30 | 0.60 | 0.60 |")
+
+    def test_variants_are_multiples_of_the_whole_and_in_no_other_table(self):
+        found = Results(
+            [
+                record("code_writer/a", "stock", 200.0, stock=True),
+                record("code_writer/a", "tokencake", 100.0),
+                record("code_writer/a", "tokencake-no-order", 90.0),
+                record("code_writer/b", "tokencake", 100.0),
+            ]
+        )
+        lines = tables.parts(found, MEAN).splitlines()
+        assert lines[0] == "| system | `code_writer/a` |"
+        assert lines[2] == "| `tokencake-no-order` | 0.90 |"
+        shown = tables.by_cell(found, ["code_writer/a"], MEAN)
+        assert "no-order" not in shown
+        assert "**100 (0.50)**" in shown
+
     def test_failures_are_listed_with_the_last_line_of_their_message(self):
         failed = record("a/1", "stock", error="Traceback\n  file\nStuck: at 3 s | nothing")
         shown = tables.failures({"x": Results([failed])})
@@ -246,6 +273,14 @@ class TestDocument:
         text = self.text(tmp_path, standard=[*self.standard(), failed])
         assert "## Runs that failed" in text
 
+    def test_the_readmes_gains_are_what_the_committed_results_give(self):
+        committed = document.README.read_text()
+        assert committed == document.readme(committed), "run make docs"
+
+    def test_a_readme_without_the_marks_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="expected <!-- gains"):
+            document.readme("no marks", tmp_path)
+
     def test_the_committed_one_is_what_the_committed_results_give(self):
         made = document.text()
         assert document.DOCUMENT.read_text() == made, "run: make docs"
@@ -301,10 +336,12 @@ class TestPlots:
 
         found = Results(
             [
-                record("ablation/a", "tokencake", 100.0),
-                record("ablation/a", "tokencake-no-order", 120.0),
-                record("ablation/a", "tokencake-temporal", 90.0),
-                record("ablation/a", "tokencake-paper", 90.0),
+                record("code_writer/a", "tokencake", 100.0),
+                record("code_writer/a", "tokencake-no-order", 120.0),
+                record("code_writer/a", "tokencake-temporal", 90.0),
+                record("code_writer/a", "tokencake-paper", 90.0),
+                record("code_writer/b", "tokencake", 100.0),
+                record("code_writer/b", "tokencake-temporal", 50.0),
             ]
         )
         mean = parts.ablation(found).axes[0]
