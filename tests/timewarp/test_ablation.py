@@ -6,7 +6,6 @@ import pytest
 from benchmarks.matrix import sets, systems
 from benchmarks.matrix.execute import execute
 from benchmarks.matrix.workloads import WorkloadSpec
-from tests.timewarp.conftest import forking_process  # noqa: F401 (a fixture)
 from tokencake_sglang.timewarp.forks import run_in_fork
 
 # Smaller than the committed slice, and of so little memory that every part has work.
@@ -19,7 +18,7 @@ CELL = msgspec.structs.replace(
 
 
 @pytest.fixture(scope="module")
-def figures(forking_process):  # noqa: F811
+def figures(forking_process):
     """Figures of a system on the cell."""
     return lambda system: forking_process(run_in_fork, execute, CELL, system).figures
 
