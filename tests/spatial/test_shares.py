@@ -56,14 +56,16 @@ def test_within_one_attempt_tenants_take_turns_by_the_tokens_they_ask_for():
     assert shares.interleaved(requests, 0.0) == [0, 3, 1, 2]
 
 
-def test_accounts_of_tenants_that_are_gone_are_dropped():
+def test_idle_tenants_are_forgotten_once_that_changes_nothing():
     shares = Shares({})
-    for tenant in ("here", "gone", "running"):
-        shares.update(tenant, 0.0, running_tokens=100, active=True)
-    for tenant in ("here", "gone"):
+    for tenant, tokens in (("ahead", 300), ("behind", 50), ("running", 100)):
+        shares.update(tenant, 0.0, running_tokens=tokens, active=True)
+    for tenant in ("ahead", "behind"):
         shares.update(tenant, 1.0, running_tokens=0, active=False)
-    shares.forget_idle(["here"])
-    assert shares._accounts.keys() == {"here", "running"}
+    shares.forget_idle(1.0)
+    assert shares._accounts.keys() == {"ahead", "running"}
+    shares.forget_idle(3.0)  # the one that runs has had as much by now
+    assert shares._accounts.keys() == {"running"}
 
 
 requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4000)), max_size=20).map(

@@ -66,7 +66,7 @@ class Applications:
         )
         self.shares = Shares(weights)
         self.bounded = bounded
-        self._accounts: dict[str, _Account] = {}  # by application
+        self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._tenant_tokens: Counter[str] = Counter()
         self._tenant_requests: Counter[str] = Counter()
         self._running: dict[str, dict[str, int]] = {}  # application -> SGLang's rid -> tokens
@@ -112,8 +112,7 @@ class Applications:
             self._ended.discard(application)
             self.working_set.leave(application)
             self._charge(application, now_s, tokens=0, requests=0)
-            self._accounts.pop(application, None)
-            self.shares.forget_idle(account.tenant for account in self._accounts.values())
+            self.shares.forget_idle(now_s)
 
     def step(self, running: "Iterable[Req]", now_s: float) -> None:
         """Looks which requests still run, after some have ended. The event log cannot say: its
@@ -142,7 +141,7 @@ class Applications:
         return not self.bounded or agent.key.application in self.working_set
 
     def tenant_of(self, agent: Agent) -> str:
-        """On whose account the agent's application runs: what its first request said."""
+        """On whose account the agent's application runs: what the first of its open requests said."""
         account = self._accounts.get(agent.key.application)
         return DEFAULT_TENANT if account is None else account.tenant
 
@@ -202,6 +201,8 @@ class Applications:
         self._tenant_tokens[tenant] += tokens - account.tokens
         self._tenant_requests[tenant] += requests - account.requests
         account.tokens, account.requests = tokens, requests
+        if not tokens and not requests:
+            del self._accounts[application]  # most applications are in calls
         self.shares.update(
             tenant,
             now_s,

@@ -84,13 +84,13 @@ class Shares:
                 heapq.heapreplace(heads, (charged, place, tenant, index + 1))
         return order
 
-    def forget_idle(self, known: Iterable[str]) -> None:
-        """Drops the accounts of tenants that are neither ``known`` nor active."""
-        kept = set(known)
+    def forget_idle(self, now_s: float) -> None:
+        """Drops tenants that are not active and would begin again where anybody new does."""
+        floor = self._floor(now_s)
         self._accounts = {
             tenant: account
             for tenant, account in self._accounts.items()
-            if account.active or tenant in kept
+            if account.active or account.virtual_s > floor
         }
 
     def _floor(self, now_s: float) -> float:
