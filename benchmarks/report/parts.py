@@ -5,10 +5,9 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.matrix.systems import VARIANTS
 from benchmarks.report.metrics import MAKESPAN, MEAN, P95, RETURNING
 from benchmarks.report.results import Results
-from benchmarks.report.tables import OWN, WHOLE
+from benchmarks.report.tables import OWN, WHOLE, cells_with_variants
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -25,12 +24,7 @@ RETURN_REASONS = {
 
 def ablation(results: Results) -> Any:
     """Each variant's multiples of the whole extension, one dot per cell; None without any."""
-    cells = [
-        cell
-        for cell in results.cells
-        if results.figures(cell, WHOLE) is not None
-        and any(results.figures(cell, name) for name in OWN if name in VARIANTS)
-    ]
+    cells = cells_with_variants(results)
     names = [
         name
         for name in results.systems(cells)

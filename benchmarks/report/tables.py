@@ -199,14 +199,20 @@ def details(results: Results, cell: str, columns: _Columns) -> str:
     return table(["system", *(title for title, _ in columns)], rows)
 
 
+def cells_with_variants(results: Results) -> list[str]:
+    """Cells on which the whole extension has run, and at least one variant of it."""
+    return [
+        cell
+        for cell in results.cells
+        if results.figures(cell, WHOLE) is not None
+        and any(results.figures(cell, name) for name in OWN if name in VARIANTS)
+    ]
+
+
 def parts(results: Results, metric: Metric) -> str:
     """This extension's halves and variants as multiples of the whole, on the cells that have any."""
     names = [*OWN, *(name for name in results.systems(results.cells) if name.startswith("reopen"))]
-    cells = [
-        cell
-        for cell in results.cells
-        if any(results.figures(cell, name) is not None for name in VARIANTS if name in OWN)
-    ]
+    cells = cells_with_variants(results)
     rows = []
     for name in names:
         entries = []

@@ -227,3 +227,13 @@ def test_quotas_of_no_reserve_are_said_to_reserve_nothing(caplog):
     config = TokencakeConfig(quotas={"reviewer": 0.5})
     SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
     assert "{'reviewer': 0.5} are parts of a reserve of 0" in caplog.text
+
+
+@pytest.mark.parametrize("off", [{"spatial": "off"}, {"without": ("order",)}])
+@pytest.mark.parametrize("rule", [{"tenants": {"a": 2.0}}, {"untagged_first_token_s": 1.0}])
+def test_rules_for_an_order_that_is_off_are_said_to_be_none(caplog, off, rule):
+    caplog.set_level("WARNING")
+    for config in (TokencakeConfig(**rule), TokencakeConfig(**rule, **off)):
+        assert "rules for the queue's order" not in caplog.text
+        SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
+    assert "rules for the queue's order" in caplog.text

@@ -2,10 +2,10 @@
 
 import pytest
 
+from tests.models import seeded_llama
 from tests.server.decisions import DecisionFile
 from tests.server.exchange import POOL_TOKENS, TURN_TOKENS, eventually, generate, press, random_ids
 from tests.server.processes import MODEL_FLAGS, Server
-from tests.server.test_tensor_parallel import seeded_llama
 from tokencake_sglang.signals.client import Client
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,8 @@
 """Two ranks decide alike: a whole cycle with SGLang's own consensus check switched on."""
 
-from pathlib import Path
-
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from tests.models import tiny_llama
+from tests.models import seeded_llama
 from tests.server.decisions import DecisionFile
 from tests.server.exchange import (
     POOL_TOKENS,
@@ -20,41 +16,6 @@ from tests.server.processes import MODEL_FLAGS, Server
 from tokencake_sglang.signals.client import Client
 
 pytestmark = pytest.mark.slow
-
-HIDDEN, INTERMEDIATE, KV, VOCABULARY, LAYERS = 64, 128, 32, 1024, 2
-
-
-def seeded_llama(directory: Path) -> Path:
-    """The tiny Llama with weights on disk, the same for every rank: a wrong byte of KV shows.
-
-    Sharp attention that outweighs the token itself makes every part of the context matter.
-    """
-    generator = torch.Generator().manual_seed(7)
-
-    def weight(rows: int, columns: int, scale: float) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) * scale
-
-    weights = {
-        "model.embed_tokens.weight": weight(VOCABULARY, HIDDEN, 0.1),
-        "lm_head.weight": weight(VOCABULARY, HIDDEN, 0.3),
-        "model.norm.weight": torch.ones(HIDDEN),
-    }
-    for layer in range(LAYERS):
-        prefix = f"model.layers.{layer}"
-        weights |= {
-            f"{prefix}.self_attn.q_proj.weight": weight(HIDDEN, HIDDEN, 1.0),
-            f"{prefix}.self_attn.k_proj.weight": weight(KV, HIDDEN, 1.0),
-            f"{prefix}.self_attn.v_proj.weight": weight(KV, HIDDEN, 1.0),
-            f"{prefix}.self_attn.o_proj.weight": weight(HIDDEN, HIDDEN, 1.0),
-            f"{prefix}.mlp.gate_proj.weight": weight(INTERMEDIATE, HIDDEN, 0.3),
-            f"{prefix}.mlp.up_proj.weight": weight(INTERMEDIATE, HIDDEN, 0.3),
-            f"{prefix}.mlp.down_proj.weight": weight(HIDDEN, INTERMEDIATE, 0.3),
-            f"{prefix}.input_layernorm.weight": torch.ones(HIDDEN),
-            f"{prefix}.post_attention_layernorm.weight": torch.ones(HIDDEN),
-        }
-    tiny_llama(directory, tie_word_embeddings=False)
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
 
 
 @pytest.fixture(scope="module")

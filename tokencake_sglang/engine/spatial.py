@@ -52,6 +52,14 @@ class SpatialExecutor:
                 "--tokencake-reserve-max 0.1 would reserve a tenth of the KV pool",
                 dict(config.quotas),
             )
+        if (config.tenants or config.untagged_first_token_s) and not (
+            config.spatial_on and "order" not in config.without
+        ):
+            logger.warning(
+                "tokencake: tenants and untagged_first_token_s are rules for the queue's order, which "
+                "this server leaves to SGLang; drop --tokencake-spatial off and "
+                "--tokencake-without order to have them"
+            )
         self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
         self.critical_types = frozenset(config.critical_types)
         self.critical_waiting = 0
@@ -170,10 +178,11 @@ class SpatialExecutor:
             queue.append(None if agent is None else self._queued(agent, req, applications))
         self.untagged_waiting = None in queue
         self.critical_waiting = sum(request is not None and request.critical for request in queue)
+        urgent = self._urgent(waiting_queue, queue)  # always: they wait from now on
         if any(request is not None for request in queue):
             order = admission_order(
                 queue,
-                urgent=self._urgent(waiting_queue, queue),
+                urgent=urgent,
                 shares=applications.shares,
                 now_s=self._now_s,
             )

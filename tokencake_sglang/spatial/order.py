@@ -38,8 +38,8 @@ def admission_order(
     Args:
         shares: decides between tenants; each one's applications stay in order of age.
     """
-    first = [place for place in range(len(queue)) if place in urgent and queue[place] is None]
-    order = [place for place in range(len(queue)) if place not in first]
+    goes_first = {place for place in urgent if queue[place] is None}
+    order = [place for place in range(len(queue)) if place not in goes_first]
     positions = [i for i, place in enumerate(order) if queue[place] is not None]
     tagged = {place: request for place, request in enumerate(queue) if request is not None}
 
@@ -56,4 +56,4 @@ def admission_order(
         chosen += group
     for i, place in zip(positions, chosen, strict=True):
         order[i] = place
-    return first + order
+    return sorted(goes_first) + order
