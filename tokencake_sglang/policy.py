@@ -72,15 +72,40 @@ class Request:
         return self.rid if self.agent is None else self.agent.key.application
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(Protocol):
     """Where an agent's path (the KV of its last turn, shared prefix included) is, in tokens.
 
-    ``releasable_tokens`` can be given up at once without losing anything: exclusive, unlocked and
-    with a finished host copy. ``exclusive_tokens`` are on the device, unlocked and no other
-    path's, with or without a host copy. ``uncopied_tokens`` have no host copy, finished or under
-    way.
+    Read what is needed when it is needed: on a server each of these is a walk along the path as it
+    is at that moment.
     """
+
+    @property
+    def tokens(self) -> int:
+        """On the device or on the host."""
+        ...
+
+    @property
+    def host_only_tokens(self) -> int: ...
+
+    @property
+    def releasable_tokens(self) -> int:
+        """Can be given up at once, nothing lost: exclusive, unlocked, with a finished copy."""
+        ...
+
+    @property
+    def exclusive_tokens(self) -> int:
+        """On the device, unlocked and no other path's, with or without a host copy."""
+        ...
+
+    @property
+    def uncopied_tokens(self) -> int:
+        """Without a host copy, finished or under way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTokens:
+    """``Cached`` as numbers that stay."""
 
     device_tokens: int
     host_only_tokens: int
@@ -93,7 +118,7 @@ class Cached:
         return self.device_tokens + self.host_only_tokens
 
 
-NOTHING_CACHED = Cached(0, 0, 0, 0)
+NOTHING_CACHED = CachedTokens(0, 0, 0, 0)
 
 
 class View(Protocol):

@@ -35,10 +35,16 @@ VARIANTS: dict[str, System] = {
             flags=("--enable-tokencake",),
             exact_hints=True,
         ),
+        System(
+            "oracle-tokencake-temporal",
+            "its temporal half alone, told how long each call will take",
+            flags=SYSTEMS["tokencake-temporal"].flags,
+            exact_hints=True,
+        ),
     )
 }
-"""This extension with one thing changed, to see what that is worth. The last one bounds what
-better predictions could bring, and is one of the oracles."""
+"""This extension with one thing changed, to see what that is worth. The last two bound what
+better predictions could bring, and are among the oracles."""
 
 
 def rivals() -> dict[str, System]:

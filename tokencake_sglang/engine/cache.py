@@ -155,6 +155,19 @@ class TokencakeCache(UnifiedRadixCache):
                 device += len(node.key)
         return device, host
 
+    def host_only_tokens(self, leaf_id: int) -> int:
+        """The path's tokens that are on the host only: those of its end, for a path leaves the
+        device from the leaf up and comes back from the root down."""
+        try:
+            node = self.tree_core.node_by_id(leaf_id)
+        except KeyError:
+            return 0
+        tokens = 0
+        while node.parent is not None and node.evicted:
+            tokens += len(node.key)
+            node = node.parent
+        return tokens
+
     def unlocked_tokens(self, leaf_id: int) -> int:
         """The path's device tokens that nobody has locked."""
         return sum(

@@ -19,7 +19,7 @@ class PolicyEviction(EvictionStrategy):
     a leaf keeps its id when SGLang splits it, so whoever's leaf lies at or below a node claims it.
     """
 
-    def __init__(self, policy: Policy, agents_by_leaf: Mapping[int, list[AgentKey]]) -> None:
+    def __init__(self, policy: Policy, agents_by_leaf: Mapping[int, tuple[AgentKey, ...]]) -> None:
         self.policy = policy
         self.agents_by_leaf = agents_by_leaf
 

@@ -29,7 +29,7 @@ class NextUseEviction(EvictionStrategy):
     def __init__(
         self,
         residents: Mapping[AgentKey, Resident],
-        agents_by_leaf: Mapping[int, list[AgentKey]],
+        agents_by_leaf: Mapping[int, tuple[AgentKey, ...]],
     ) -> None:
         self.residents = residents
         self.agents_by_leaf = agents_by_leaf

@@ -62,6 +62,36 @@ def policy_class(name: str) -> type[Policy]:
     return found
 
 
+class CachedPath:
+    """``Cached`` of a path in the tree, looked up when asked."""
+
+    __slots__ = ("_cache", "_leaf_id")
+
+    def __init__(self, cache: TokencakeCache, leaf_id: int) -> None:
+        self._cache = cache
+        self._leaf_id = leaf_id
+
+    @property
+    def tokens(self) -> int:
+        return sum(self._cache.tokens_by_tier(self._leaf_id))
+
+    @property
+    def host_only_tokens(self) -> int:
+        return self._cache.host_only_tokens(self._leaf_id)
+
+    @property
+    def releasable_tokens(self) -> int:
+        return self._cache.releasable_tokens(self._leaf_id)
+
+    @property
+    def exclusive_tokens(self) -> int:
+        return self._cache.discardable_tokens(self._leaf_id)
+
+    @property
+    def uncopied_tokens(self) -> int:
+        return self._cache.uncopied_tokens(self._leaf_id)
+
+
 class PolicyPlanner(RankPlanner):
     """The mechanism under a policy; it is also the ``View`` that the policy sees."""
 
@@ -108,15 +138,7 @@ class PolicyPlanner(RankPlanner):
         resident = self.residents.get(key)
         if resident is None:
             return NOTHING_CACHED
-        leaf_id = resident.leaf_id
-        device, host = self.cache.tokens_by_tier(leaf_id)
-        return Cached(
-            device,
-            host,
-            self.cache.releasable_tokens(leaf_id),
-            self.cache.discardable_tokens(leaf_id),
-            self.cache.uncopied_tokens(leaf_id),
-        )
+        return CachedPath(self.cache, resident.leaf_id)
 
     def is_kept(self, key: AgentKey) -> bool:
         return key in self._kept
@@ -298,7 +320,7 @@ class PolicyPlanner(RankPlanner):
         if resident is None or self.cache.is_uploading(resident.leaf_id):
             return
         self._uploading = None
-        _, host = self.cache.tokens_by_tier(resident.leaf_id)
+        host = self.cache.host_only_tokens(resident.leaf_id)
         if host == 0 and self.cache.pin(resident.hold_holder, resident.leaf_id):
             self._kept[resident.agent.key] = resident
             self.log.record(self.now_s, resident.agent.key, Action.HOLD, "uploaded")

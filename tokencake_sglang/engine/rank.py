@@ -58,7 +58,7 @@ class RankPlanner(ABC):
         )
         self.log = DecisionLog(config.decision_log if writes_log else None)
         self.residents: dict[AgentKey, Resident] = {}
-        self.agents_by_leaf: dict[int, list[AgentKey]] = {}
+        self.agents_by_leaf: dict[int, tuple[AgentKey, ...]] = {}
         self.now_s = 0.0
         self.sequence = 0
         self.resets = 0
@@ -193,7 +193,7 @@ class RankPlanner(ABC):
             self._unclaim(resident)
             resident.node_ids, resident.tokens = node_ids, tokens
             resident.agent = agent
-        self.agents_by_leaf.setdefault(leaf_id, []).append(agent.key)
+        self._claim(resident)
         self.turn_ended(resident, req)
 
     def retarget(self, resident: Resident, leaf_id: int) -> None:
@@ -202,18 +202,27 @@ class RankPlanner(ABC):
         self._unclaim(resident)
         path = self.cache.path(leaf_id)
         resident.node_ids = tuple(node.id for node in path) or (leaf_id,)
-        self.agents_by_leaf.setdefault(leaf_id, []).append(resident.agent.key)
+        self._claim(resident)
 
     def forget(self, key: AgentKey) -> None:
         """The agent is known no more, and its KV is nobody's."""
         if (resident := self.residents.pop(key, None)) is not None:
             self._unclaim(resident)
 
+    def _claim(self, resident: Resident) -> None:
+        leaf_id = resident.leaf_id
+        # Nearly always one agent, and then a tuple is half as large as a list.
+        self.agents_by_leaf[leaf_id] = (
+            *self.agents_by_leaf.get(leaf_id, ()),
+            resident.agent.key,
+        )
+
     def _unclaim(self, resident: Resident) -> None:
-        keys = self.agents_by_leaf[resident.leaf_id]
-        keys.remove(resident.agent.key)
-        if not keys:
-            del self.agents_by_leaf[resident.leaf_id]
+        leaf_id, key = resident.leaf_id, resident.agent.key
+        if keys := tuple(other for other in self.agents_by_leaf[leaf_id] if other != key):
+            self.agents_by_leaf[leaf_id] = keys
+        else:
+            del self.agents_by_leaf[leaf_id]
 
     def _cache_reset(self) -> None:
         self.resets += 1

@@ -102,7 +102,7 @@ class StorageFetches:
         self,
         cache: TokencakeCache,
         residents: Mapping[AgentKey, Resident],
-        agents_by_leaf: Mapping[int, list[AgentKey]],
+        agents_by_leaf: Mapping[int, tuple[AgentKey, ...]],
         log: DecisionLog,
         retarget: Callable[[Resident, int], None],
         kv_bytes_per_token: int,

@@ -369,7 +369,7 @@ class TemporalExecutor:
 
     def _see_where_it_is(self, resident: Resident) -> None:
         """Asks the tree how much of the path is on the host only."""
-        _, resident.host_only_tokens = self.cache.tokens_by_tier(resident.leaf_id)
+        resident.host_only_tokens = self.cache.host_only_tokens(resident.leaf_id)
         worth_a_load = resident.host_only_tokens >= self.cache.load_back_threshold
         resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
 

@@ -136,12 +136,13 @@ class Preservation:
     ) -> Verdict:
         remaining_s = max(0.0, stall.end_s - view.now_s)
         cached = view.cached(key)
-        upload_s = self.transfer_s(cached.tokens)
+        tokens = cached.tokens
+        upload_s = self.transfer_s(tokens)
         if view.now_s >= release_s(stall.end_s, upload_s):
             return Verdict.UNPROFITABLE
         new_tokens = cached.uncopied_tokens
         transfer_s = self.transfer_s(new_tokens) + upload_s
-        blocks = cached.tokens // BLOCK_TOKENS
+        blocks = tokens // BLOCK_TOKENS
         if blocks and not is_worth_its_way(remaining_s, transfer_s):
             blocks = 0  # no prefix of it: theirs would copy the part that is
         return evaluate(

@@ -6,6 +6,7 @@ from tests.benchmarks.rivals.views import FixedView, agent, call, request
 from tokencake_sglang.agents.table import Agent
 from tokencake_sglang.policy import (
     Cached,
+    CachedTokens,
     Decision,
     Discard,
     EvictionCandidate,
@@ -23,7 +24,7 @@ SLOW_LINK = Machine(
 
 
 def uncopied(tokens: int) -> Cached:
-    return Cached(tokens, 0, 0, tokens, tokens)
+    return CachedTokens(tokens, 0, 0, tokens, tokens)
 
 
 def infercept() -> InferCept:
@@ -58,7 +59,7 @@ def decide(policy: InferCept, view: FixedView) -> list[Decision]:
             view.kept.discard(decision.key)
         elif isinstance(decision, Insure):
             tokens = cached.device_tokens
-            view.tokens = {**view.tokens, decision.key: Cached(tokens, 0, tokens, tokens, 0)}
+            view.tokens = {**view.tokens, decision.key: CachedTokens(tokens, 0, tokens, tokens, 0)}
     return decided
 
 

@@ -6,7 +6,7 @@ from benchmarks.rivals.kvflow import NEVER, KVFlow
 from tests.benchmarks.rivals.views import MACHINE, FixedView, agent, on_device, request
 from tokencake_sglang.agents.workflow import Step, Workflow
 from tokencake_sglang.policy import (
-    Cached,
+    CachedTokens,
     EvictionCandidate,
     Knowledge,
     LetGo,
@@ -102,7 +102,7 @@ def test_an_agent_outside_the_graph_is_at_step_one(kvflow):
 def test_prefixes_at_most_two_steps_ahead_are_loaded_nearest_first(kvflow):
     kvflow.request_finished(req("code"), 4.0)
     keys = {name: AGENTS[name].key for name in NAMES}
-    on_host = {keys["plan"]: Cached(0, 1100, 0, 0), keys["code"]: Cached(0, 1100, 0, 0)}
+    on_host = {keys["plan"]: CachedTokens(0, 1100, 0, 0), keys["code"]: CachedTokens(0, 1100, 0, 0)}
     view = FixedView(now_s=5.0, free_tokens=5000, tokens=on_host)
     loads = [Upload(keys["plan"], "step 1"), Upload(keys["code"], "step 2")]
     assert list(kvflow.decide(view)) == loads  # for draw, then for join
@@ -111,7 +111,7 @@ def test_prefixes_at_most_two_steps_ahead_are_loaded_nearest_first(kvflow):
 def test_a_load_does_not_take_the_room_of_what_queued_requests_have_cached(kvflow):
     queued = req("code")
     queued.cached_tokens = 900
-    tokens = {AGENTS["plan"].key: Cached(0, 1100, 0, 0)}
+    tokens = {AGENTS["plan"].key: CachedTokens(0, 1100, 0, 0)}
     tight = FixedView(now_s=5.0, free_tokens=1999, queue=[queued], tokens=tokens)
     assert list(kvflow.decide(tight)) == []
     enough = FixedView(now_s=6.0, free_tokens=2000, queue=[queued], tokens=tokens)
@@ -119,7 +119,7 @@ def test_a_load_does_not_take_the_room_of_what_queued_requests_have_cached(kvflo
 
 
 def test_nothing_is_loaded_ahead_while_requests_wait_for_memory(kvflow):
-    tokens = {AGENTS["plan"].key: Cached(0, 1100, 0, 0)}
+    tokens = {AGENTS["plan"].key: CachedTokens(0, 1100, 0, 0)}
     assert list(kvflow.decide(FixedView(5.0, free_tokens=5000, tokens=tokens))) != []
     waiting = FixedView(6.0, free_tokens=5000, tokens=tokens, left_waiting=True)
     assert list(kvflow.decide(waiting)) == []
@@ -127,7 +127,7 @@ def test_nothing_is_loaded_ahead_while_requests_wait_for_memory(kvflow):
 
 def test_a_request_whose_prefix_is_being_loaded_is_passed_over(kvflow):
     key = AGENTS["plan"].key
-    view = FixedView(now_s=5.0, free_tokens=5000, tokens={key: Cached(0, 1100, 0, 0)})
+    view = FixedView(now_s=5.0, free_tokens=5000, tokens={key: CachedTokens(0, 1100, 0, 0)})
     assert kvflow.admits(req("draw"), view)
     for _ in kvflow.decide(view):
         view.uploading.add(key)
@@ -139,7 +139,7 @@ def test_a_request_whose_prefix_is_being_loaded_is_passed_over(kvflow):
 
 def test_a_loaded_prefix_is_not_pinned(kvflow):
     key = AGENTS["plan"].key
-    view = FixedView(now_s=5.0, free_tokens=5000, tokens={key: Cached(0, 1100, 0, 0)})
+    view = FixedView(now_s=5.0, free_tokens=5000, tokens={key: CachedTokens(0, 1100, 0, 0)})
     for _ in kvflow.decide(view):
         view.uploading.add(key)
     after = FixedView(now_s=5.1, free_tokens=5000, tokens={key: on_device(1100)}, kept={key})

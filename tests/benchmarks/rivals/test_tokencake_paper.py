@@ -15,7 +15,7 @@ from benchmarks.rivals.tokencake_paper.formulas import (
 )
 from tests.benchmarks.rivals.views import MACHINE, FixedView, agent, call, on_device, request
 from tokencake_sglang.agents.workflow import Step, Workflow
-from tokencake_sglang.policy import Cached, Insure, Keep, Knowledge, LetGo, Release, Upload
+from tokencake_sglang.policy import CachedTokens, Insure, Keep, Knowledge, LetGo, Release, Upload
 
 AGENT = agent("a", kind="coder")
 KEY = AGENT.key
@@ -93,7 +93,7 @@ def stalled(predicted_s: float = 4.0) -> Paper:
 def test_a_context_leaves_for_a_request_that_fits_once_it_is_copied():
     policy = stalled()
     # 12,700 tokens take 0.1 s each way: a window of 3.8 s, so 3,800 tokens.
-    bare = Cached(12_700, 0, 0, 12_700, uncopied_tokens=12_700)
+    bare = CachedTokens(12_700, 0, 0, 12_700, uncopied_tokens=12_700)
     view = FixedView(queue=[request("r", tokens=3800)], tokens={KEY: bare})
     assert list(policy.decide(view)) == [LetGo(KEY, "gate"), Insure(KEY, "gate")]
     assert list(policy.decide(view)) == [Insure(KEY, "gate")], "until it is copied"
@@ -104,7 +104,7 @@ def test_a_context_leaves_for_a_request_that_fits_once_it_is_copied():
 def test_a_context_stays_when_nothing_fits_or_all_of_it_is_shared():
     view = FixedView(queue=[request("r", tokens=3801)], tokens={KEY: on_device(12_700)})
     assert list(stalled().decide(view)) == [Keep(KEY, "gate")]
-    view = FixedView(queue=[request("r", tokens=10)], tokens={KEY: Cached(12_700, 0, 0, 0)})
+    view = FixedView(queue=[request("r", tokens=10)], tokens={KEY: CachedTokens(12_700, 0, 0, 0)})
     assert list(stalled().decide(view)) == []
 
 
@@ -124,7 +124,7 @@ def away(policy: Paper) -> FixedView:
     view = FixedView(queue=[request("r", tokens=100)], tokens={KEY: on_device(12_700)})
     list(policy.decide(view))
     list(policy.decide(view))
-    view.tokens = {KEY: Cached(0, 12_700, 0, 0)}
+    view.tokens = {KEY: CachedTokens(0, 12_700, 0, 0)}
     return view
 
 

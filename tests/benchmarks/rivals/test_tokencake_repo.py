@@ -15,7 +15,7 @@ from benchmarks.rivals.tokencake_repo.gate import (
 from benchmarks.rivals.tokencake_repo.graph import Metadata
 from benchmarks.rivals.tokencake_repo.preservation import Preservation, StallTimes
 from tests.benchmarks.rivals.views import MACHINE, FixedView, agent, call
-from tokencake_sglang.policy import Cached, Insure
+from tokencake_sglang.policy import CachedTokens, Insure
 
 BUSY = Pressure(
     usage=0.9,
@@ -128,7 +128,7 @@ def test_a_context_is_copied_once_and_a_rejected_one_rests_for_8_steps():
     stalled = agent("a")
     preservation.call_started(stalled, call(predicted_s=4.0), 0.0)
     key = stalled.key
-    view = FixedView(tokens={key: Cached(4800, 0, 0, 4800, uncopied_tokens=4800)})
+    view = FixedView(tokens={key: CachedTokens(4800, 0, 0, 4800, uncopied_tokens=4800)})
 
     def step(pressure):
         preservation.new_step()
@@ -139,7 +139,7 @@ def test_a_context_is_copied_once_and_a_rejected_one_rests_for_8_steps():
         assert step(nothing_fits) == []
     assert preservation.verdicts[Verdict.NO_WAITING_DEMAND] == 2, "at steps 1 and 9"
     assert step(BUSY) == [Insure(key, "selected")], "at once when the pressure changes"
-    view.tokens = {key: Cached(4800, 0, 4800, 4800)}
+    view.tokens = {key: CachedTokens(4800, 0, 4800, 4800)}
     assert step(BUSY) == []
     assert not preservation.is_pending
 
@@ -151,7 +151,7 @@ def test_what_is_pinned_on_the_host_leaves_no_room_until_it_is_released():
     for name in "ab":
         key = agent(name).key
         preservation.call_started(agent(name), call(predicted_s=4.0), 0.0)
-        tokens[key] = Cached(4800, 0, 0, 4800, uncopied_tokens=4800)
+        tokens[key] = CachedTokens(4800, 0, 0, 4800, uncopied_tokens=4800)
     view = FixedView(machine=small, tokens=tokens)
     declared = dict.fromkeys(tokens, EARLY)
     copied = list(preservation.decide(view, BUSY, declared, {}))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, Call
-from tokencake_sglang.policy import NOTHING_CACHED, Cached, Machine, Request
+from tokencake_sglang.policy import NOTHING_CACHED, Cached, CachedTokens, Machine, Request
 
 MACHINE = Machine(
     pool_tokens=48_800, host_tokens=488_000, page_size=16, link_tokens_per_s=127_000.0
@@ -39,7 +39,7 @@ class FixedView:
 
 def on_device(tokens: int) -> Cached:
     """A path wholly on the device, exclusive, with a finished host copy."""
-    return Cached(tokens, 0, tokens, tokens)
+    return CachedTokens(tokens, 0, tokens, tokens)
 
 
 def agent(
