@@ -9,6 +9,7 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.spatial.paths import Place, RemainingPaths
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 from tokencake_sglang.spatial.working_set import WorkingSet
 
@@ -65,11 +66,12 @@ class Applications:
             int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
         )
         self.shares = Shares(weights)
+        self.paths = RemainingPaths()
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._tenant_tokens: Counter[str] = Counter()
         self._tenant_requests: Counter[str] = Counter()
-        self._running: dict[str, dict[str, int]] = {}  # application -> SGLang's rid -> tokens
+        self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
         self._ended: set[str] = set()  # applications with a request that has ended since the step
         self._newcomer_tokens: int | None = None  # the first that the last attempt left outside
 
@@ -79,6 +81,7 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant)
+        self.paths.began(agent.key.application, _place(agent), now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
@@ -88,8 +91,7 @@ class Applications:
 
     def admitted(self, agent: Agent, req: "Req", now_s: float) -> None:
         application = agent.key.application
-        tokens = len(req.origin_input_ids) + len(req.output_ids)
-        self._running.setdefault(application, {})[req.rid] = tokens
+        self._running.setdefault(application, {})[req.rid] = req
         self._tell(application, now_s)
 
     def took_turn(self, resident: Resident, rid: str, now_s: float) -> None:
@@ -108,6 +110,9 @@ class Applications:
         """Finished or forgotten; with its last agent an application leaves the working set."""
         application = agent.key.application
         if all(other.finished for other in self.agents_in(application)):
+            if agent.finished:
+                self.paths.finished(application, now_s)
+            self.paths.forget(application)
             self._running.pop(application, None)
             self._ended.discard(application)
             self.working_set.leave(application)
@@ -122,7 +127,7 @@ class Applications:
         rids = {req.rid for req in running}
         for application in sorted(self._ended):
             known = self._running.get(application, {})
-            left = {rid: tokens for rid, tokens in known.items() if rid in rids}
+            left = {rid: req for rid, req in known.items() if rid in rids}
             if left:
                 self._running[application] = left
             else:
@@ -144,6 +149,11 @@ class Applications:
         """On whose account the agent's application runs: what the first of its open requests said."""
         account = self._accounts.get(agent.key.application)
         return DEFAULT_TENANT if account is None else account.tenant
+
+    def due_s(self, agent: Agent) -> float | None:
+        """When the agent's last event was, less what its application then still took in the past."""
+        remaining_s = self.paths.remaining_s(_place(agent))
+        return None if remaining_s is None else agent.last_event_s - remaining_s
 
     def is_outside(self, req: "Req", now_s: float) -> bool:
         """Whether the request's application takes no part and there is no room for it."""
@@ -185,12 +195,22 @@ class Applications:
 
     def _tell(self, application: str, now_s: float) -> None:
         running, asked = self._running.get(application, {}), self._asked(application)
-        tokens = sum(running.values())
+        tokens = self._held_tokens(running.values())
         self._charge(application, now_s, tokens=tokens, requests=asked)
         if application in self.working_set:
             self.working_set.update(
                 application, now_s, running_tokens=tokens, waits=asked > len(running)
             )
+
+    def _held_tokens(self, reqs: "Iterable[Req]") -> int:
+        """What running requests hold, a prefix that several share once."""
+        shared: dict[int, int] = {}
+        own_tokens = 0
+        for req in reqs:
+            path = {node.id: len(node.key) for node in self.cache.path(req.last_node)}
+            own_tokens += len(req.origin_input_ids) + len(req.output_ids) - sum(path.values())
+            shared |= path
+        return own_tokens + sum(shared.values())
 
     def _charge(self, application: str, now_s: float, *, tokens: int, requests: int) -> None:
         """Tells the shares what the application's tenant now holds and asks for."""
@@ -221,3 +241,7 @@ class Applications:
             "working_set_applications": len(self.working_set.members),
             "working_set_demand_tokens": int(self.working_set.demand_tokens(now_s)),
         }
+
+
+def _place(agent: Agent) -> Place:
+    return Place.of(agent.agent_type, agent.node or agent.key.agent, agent.turns)

@@ -192,6 +192,7 @@ class SpatialExecutor:
         return Queued(
             critical=self.is_critical(agent),
             application_order=agent.application_order,
+            due_s=applications.due_s(agent),
             outside=not applications.takes_part(agent),
             tenant=applications.tenant_of(agent),
             tokens=len(req.origin_input_ids),

@@ -1,5 +1,6 @@
 """The order in which queued requests are admitted."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 class Queued:
     """A tagged request: whether its agent is critical, and when its application was first seen.
 
-    ``outside``: its application takes no part yet (``working_set``). ``tokens``: of its prompt.
+    ``due_s``: when its turn began less what its application is expected to take from there on, so
+    the smallest belongs to the longest way left; None if nothing is known. ``outside``: its
+    application takes no part yet (``working_set``). ``tokens``: of its prompt.
     """
 
     critical: bool
     application_order: int
+    due_s: float | None = None
     outside: bool = False
     tenant: str = DEFAULT_TENANT
     tokens: int = 0
@@ -31,8 +35,8 @@ def admission_order(
 
     Untagged requests keep their places, except ``urgent`` ones, which go before all others. In the
     places of tagged ones, applications that take part come first, and then by age, so that they
-    finish instead of taking turns. Within an application critical agents come first, and otherwise
-    the order given (SGLang's own policy) stays. Critical agents are not put first across
+    finish instead of taking turns. Within an application critical agents come first, then by
+    ``due_s``, and otherwise the order given (SGLang's own policy) stays. Critical agents are not put first across
     applications: an old application would wait for a young one (docs/design.md, "Queue order").
 
     Args:
@@ -43,9 +47,10 @@ def admission_order(
     positions = [i for i, place in enumerate(order) if queue[place] is not None]
     tagged = {place: request for place, request in enumerate(queue) if request is not None}
 
-    def rank(place: int) -> tuple[int, bool, int]:
+    def rank(place: int) -> tuple[int, bool, float, int]:
         request = tagged[place]
-        return (request.application_order, not request.critical, place)
+        due_s = -math.inf if request.due_s is None else request.due_s
+        return (request.application_order, not request.critical, due_s, place)
 
     chosen: list[int] = []
     for outside in (False, True):
