@@ -3,6 +3,7 @@
 import pytest
 
 from tests.engine.scenarios import prompt
+from tokencake_sglang.agents.events import ApplicationFinish
 from tokencake_sglang.agents.identity import AgentTag
 
 
@@ -86,3 +87,21 @@ def test_until_then_it_keeps_its_place(harness, chat_behind_agents):
     third = look_again(harness)
     assert waiting(harness) == [agents, chat, third]
     harness.run(running, agents, chat, third)
+
+
+def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_goes_first(harness):
+    """Nobody declares a graph: the first application of the kind shows it."""
+    first = [of("seen", name) for name in ("search", "summary")]
+    harness.generate(prompt(1, 100), 4, first[0])
+    harness.at(harness.now_s + 30.0)
+    harness.generate(prompt(2, 100), 4, first[1])
+    harness.at(harness.now_s + 2.0)
+    harness.send(ApplicationFinish(application="seen"))
+    harness.step()
+    running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
+    harness.step(5)
+    summary = harness.submit(prompt(4, 700), 4, of("next", "summary"))
+    search = harness.submit(prompt(5, 700), 4, of("next", "search"))
+    harness.step(3)
+    assert waiting(harness) == [search, summary]
+    harness.run(running, search, summary)

@@ -139,3 +139,17 @@ def test_what_still_runs_counts_when_another_request_of_the_application_has_ende
     harness.abort(long)
     harness.step(3)
     assert member.running_tokens == 0
+
+
+def test_siblings_demand_their_common_prefix_once(harness):
+    """What two of them hold on the device is the prefix and what each has of its own."""
+    common = prompt(1, 800)
+    harness.generate(common, 2, OLD)
+    siblings = [
+        harness.submit(common + prompt(seed, 50), 60, AgentTag(agent=f"s{seed}", application="old"))
+        for seed in (2, 3)
+    ]
+    harness.step(6)
+    member = harness.planner.applications.working_set.members["old"]
+    assert 900 <= member.running_tokens <= 1100  # each alone holds 850 and more
+    harness.run(*siblings)

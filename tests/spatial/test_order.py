@@ -6,13 +6,38 @@ from hypothesis import strategies as st
 from tokencake_sglang.spatial.order import Queued, admission_order
 
 queues = st.lists(
-    st.none() | st.builds(Queued, critical=st.booleans(), application_order=st.integers(0, 5)),
+    st.none()
+    | st.builds(
+        Queued,
+        critical=st.booleans(),
+        application_order=st.integers(0, 5),
+        due_s=st.none() | st.integers(-3, 3).map(float),
+    ),
     max_size=30,
 )
 
 
 def test_within_an_application_critical_agents_go_first():
     assert admission_order([Queued(False, 7), Queued(True, 7)]) == [1, 0]
+
+
+def test_within_an_application_the_longest_way_left_goes_first():
+    short, long = Queued(False, 7, due_s=-10.0), Queued(False, 7, due_s=-60.0)
+    assert admission_order([short, long]) == [1, 0]
+
+
+def test_whoever_has_waited_for_the_difference_goes_first_all_the_same():
+    """A shorter way is passed by longer ones only if they were queued soon after it."""
+    short, long = Queued(False, 7, due_s=0.0 - 10.0), Queued(False, 7, due_s=51.0 - 60.0)
+    assert admission_order([short, long]) == [0, 1]
+
+
+def test_a_declared_critical_agent_goes_before_a_longer_way():
+    assert admission_order([Queued(False, 7, due_s=-60.0), Queued(True, 7, due_s=-1.0)]) == [1, 0]
+
+
+def test_a_long_way_does_not_overtake_an_older_application():
+    assert admission_order([Queued(False, 0, due_s=-1.0), Queued(False, 9, due_s=-60.0)]) == [0, 1]
 
 
 def test_a_critical_agent_does_not_overtake_an_older_application():

@@ -6,6 +6,7 @@ from tokencake_sglang.agents.table import Change, Transition
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.applications import Applications
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.headroom import Headroom
 from tokencake_sglang.engine.next_use import NextUseEviction
 from tokencake_sglang.engine.rank import RankPlanner
 from tokencake_sglang.engine.residents import Resident
@@ -71,6 +72,7 @@ class Planner(RankPlanner):
             weights=config.tenants,
             bounded="working-set" not in config.without,
         )
+        self.headroom = Headroom(self.agent_of)
         self.orders = "order" not in config.without
         self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         if config.temporal_on:
@@ -141,6 +143,7 @@ class Planner(RankPlanner):
         if self.config.spatial_on:
             self.spatial.turn_ended(resident, self.now_s)
             self.applications.took_turn(resident, req.rid, self.now_s)
+            self.headroom.turn_ended(resident.agent, req)
         if self.config.temporal_on:
             self.temporal.turn_ended(resident)
             if resident.agent.finished:  # by a signal that overtook its last turn
@@ -200,9 +203,10 @@ class Planner(RankPlanner):
         if not self.config.spatial_on:
             return None
         from tokencake_sglang.engine.admission import reserving_adder
+        from tokencake_sglang.engine.headroom import headroom_adder
         from tokencake_sglang.engine.working_set import working_set_adder
 
-        return reserving_adder(working_set_adder(base, self), self)
+        return reserving_adder(working_set_adder(headroom_adder(base, self.headroom), self), self)
 
     def batch_admitted(self, batch: "ScheduleBatch") -> None:
         """Makes the batch wait for uploads it reads, and ends its agents' holds."""

@@ -1,0 +1,88 @@
+"""How long applications still take: what is learnt by watching them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencake_sglang.spatial import paths
+from tokencake_sglang.spatial.paths import Place, RemainingPaths
+
+PLAN, SEARCH, SUMMARY = (Place("worker", name) for name in ("plan", "search", "summary"))
+
+
+def watched(*ways: float) -> RemainingPaths:
+    """Applications that searched after 1 s and ended so many seconds after that."""
+    learnt = RemainingPaths()
+    for number, way_s in enumerate(ways):
+        name = f"app-{number}"
+        learnt.began(name, PLAN, 100.0 * number)
+        learnt.began(name, SEARCH, 100.0 * number + 1.0)
+        learnt.finished(name, 100.0 * number + 1.0 + way_s)
+    return learnt
+
+
+def test_nothing_is_known_before_an_application_has_ended():
+    learnt = RemainingPaths()
+    learnt.began("app", PLAN, 0.0)
+    assert learnt.remaining_s(PLAN) is None
+
+
+def test_each_step_is_followed_by_what_the_application_took_from_there_on():
+    learnt = watched(20.0)
+    assert (learnt.remaining_s(PLAN), learnt.remaining_s(SEARCH)) == (21.0, 20.0)
+    assert learnt.remaining_s(SUMMARY) is None
+
+
+def test_several_applications_give_their_mean():
+    assert watched(10.0, 20.0, 60.0).remaining_s(SEARCH) == pytest.approx(30.0)
+
+
+def test_it_follows_a_change():
+    learnt = watched(*[10.0] * 50, *[90.0] * 30)
+    assert learnt.remaining_s(SEARCH) == pytest.approx(90.0, rel=0.05)
+
+
+def test_of_a_step_taken_twice_the_first_counts():
+    learnt = RemainingPaths()
+    for at_s in (0.0, 5.0):
+        learnt.began("app", SEARCH, at_s)
+    learnt.finished("app", 8.0)
+    assert learnt.remaining_s(SEARCH) == 8.0
+
+
+def test_turns_are_steps_of_their_own():
+    learnt = RemainingPaths()
+    first, second = (Place.of("worker", "loop", turns) for turns in (0, 1))
+    learnt.began("app", first, 0.0)
+    learnt.began("app", second, 6.0)
+    learnt.finished("app", 10.0)
+    assert (learnt.remaining_s(first), learnt.remaining_s(second)) == (10.0, 4.0)
+    assert Place.of("worker", "loop", 100) == Place.of("worker", "loop", 200)
+
+
+def test_what_was_forgotten_teaches_nothing():
+    learnt = RemainingPaths()
+    learnt.began("app", PLAN, 0.0)
+    learnt.forget("app")
+    learnt.finished("app", 9.0)
+    assert learnt.remaining_s(PLAN) is None
+
+
+def test_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(paths, "STEPS_REMEMBERED", 8)
+    monkeypatch.setattr(paths, "STEPS_PER_APPLICATION", 5)
+    learnt = RemainingPaths()
+    for number in range(4):
+        for step in range(9):
+            learnt.began(f"app-{number}", Place("worker", f"{number}/{step}"), 0.0)
+        learnt.finished(f"app-{number}", 1.0)
+    assert len(learnt) == 8
+    assert learnt.remaining_s(Place("worker", "3/4")) == 1.0
+    assert learnt.remaining_s(Place("worker", "3/5")) is None  # never watched
+    assert learnt.remaining_s(Place("worker", "0/0")) is None  # forgotten since
+
+
+@given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=30))
+def test_the_estimate_lies_among_what_was_seen(ways):
+    remaining_s = watched(*ways).remaining_s(SEARCH)
+    assert min(ways) - 1e-3 <= remaining_s <= max(ways) + 1e-3

@@ -1,0 +1,77 @@
+"""Admission with as much room for answers as answers of their kind take."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sglang.srt.managers.schedule_batch import FINISH_ABORT
+from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, PrefillAdder
+
+from tokencake_sglang.spatial.lengths import OutputLengths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sglang.srt.managers.schedule_batch import Req
+
+    from tokencake_sglang.agents.table import Agent
+
+
+class Headroom:
+    """Learns output lengths by agent type, and says what open requests may still need.
+
+    Untagged requests, and those of a fixed length, stay with SGLang's own estimate: the declared
+    limit for a newcomer, and the part of it that usually was taken lately for those that run.
+    """
+
+    def __init__(self, agent_of: "Callable[[Req], Agent | None]") -> None:
+        self.agent_of = agent_of
+        self.lengths = OutputLengths()
+
+    def turn_ended(self, agent: "Agent", req: "Req") -> None:
+        if not isinstance(req.finished_reason, FINISH_ABORT):
+            self.lengths.learn(agent.agent_type, len(req.output_ids))
+
+    def tokens_left(self, req: "Req") -> int | None:
+        """At most what it declared; None where SGLang's estimate is to stay."""
+        if req.sampling_params.ignore_eos:
+            return None
+        agent = self.agent_of(req)
+        if agent is None:
+            return None
+        generated = len(req.output_ids)
+        predicted = self.lengths.tokens_left(agent.agent_type, generated)
+        if predicted is None:
+            return None
+        return min(predicted, req.sampling_params.max_new_tokens - generated)
+
+
+def headroom_adder(base: type[PrefillAdder], headroom: Headroom) -> type[PrefillAdder]:
+    """A PrefillAdder on top of ``base`` that reserves what ``headroom`` says."""
+
+    class HeadroomPrefillAdder(base):
+        def _get_running_request_total_token_offset(self, req: "Req") -> float:
+            left = headroom.tokens_left(req)
+            if left is None:
+                return super()._get_running_request_total_token_offset(req)
+            return min(left, CLIP_MAX_NEW_TOKENS)
+
+        def add_one_req(self, req: "Req", *args, **kwargs):
+            left = headroom.tokens_left(req)
+            if left is None:
+                return super().add_one_req(req, *args, **kwargs)
+            with _limited(req, len(req.output_ids) + left):
+                return super().add_one_req(req, *args, **kwargs)
+
+    return HeadroomPrefillAdder
+
+
+@contextmanager
+def _limited(req: "Req", tokens: int) -> Iterator[None]:
+    """SGLang reads the limit in several places while it admits a request."""
+    declared = req.sampling_params.max_new_tokens
+    req.sampling_params.max_new_tokens = tokens
+    try:
+        yield
+    finally:
+        req.sampling_params.max_new_tokens = declared
