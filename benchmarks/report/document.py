@@ -6,8 +6,10 @@ from typing import Any
 
 import jinja2
 
+from benchmarks.matrix import sets as matrix_sets
 from benchmarks.matrix import store
-from benchmarks.matrix.systems import LOWER_BOUND, all_systems
+from benchmarks.matrix.store import Machine
+from benchmarks.matrix.systems import LOWER_BOUND, all_systems, names
 from benchmarks.report import calibration, metrics, results, sweeps, tables
 from benchmarks.report.results import Results
 
@@ -67,6 +69,7 @@ def context(folder: Path, plots: Path) -> dict[str, Any]:
         "published": json.loads((HERE / "published.json").read_text()),
         "plots": sorted(file.name for file in plots.glob("*.svg")),
         "machines": _machines(standard),
+        "took": _took(folder),
         "versions": _versions(sets),
         "codes": len({record.code for found in sets.values() for record in found.records.values()}),
     }
@@ -113,6 +116,30 @@ def _machines(standard: Results) -> str:
             ]
         )
     header = ["cell", "workload", "model", "hardware", "pool, tokens", "host, tokens"]
+    return tables.table(header, rows)
+
+
+def _took(folder: Path) -> str:
+    """Real time that the runs took, each when it was last made."""
+    rows = []
+    for name, usual in matrix_sets.USUAL_SYSTEMS.items():
+        machines = store.read(name, Machine, folder)
+        own = set(names(usual))
+        for what, found in (
+            ("", [machine for machine in machines if machine.system in own]),
+            (", other systems", [machine for machine in machines if machine.system not in own]),
+        ):
+            if found:
+                total_s = sum(machine.real_s for machine in found)
+                rows.append(
+                    [
+                        f"`{name}`{what}",
+                        f"{len(found):,}",
+                        f"{total_s:,.0f}",
+                        f"{total_s / 120:.0f}",
+                    ]
+                )
+    header = ["set", "runs", "seconds of one core", "minutes, two at a time"]
     return tables.table(header, rows)
 
 
