@@ -5,6 +5,7 @@ import pytest
 from tests.engine.scenarios import prompt
 from tokencake_sglang.agents.events import ApplicationFinish
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.spatial.paths import Place
 
 
 def waiting(harness) -> list[str]:
@@ -91,11 +92,9 @@ def test_until_then_it_keeps_its_place(harness, chat_behind_agents):
 
 def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_goes_first(harness):
     """Nobody declares a graph: the first application of the kind shows it."""
-    first = [of("seen", name) for name in ("search", "summary")]
-    harness.generate(prompt(1, 100), 4, first[0])
-    harness.at(harness.now_s + 30.0)
-    harness.generate(prompt(2, 100), 4, first[1])
-    harness.at(harness.now_s + 2.0)
+    for number, (name, then_s) in enumerate({"plan": 5.0, "search": 30.0, "summary": 2.0}.items()):
+        harness.generate(prompt(10 + number, 100), 4, of("seen", name))
+        harness.at(harness.now_s + then_s)
     harness.send(ApplicationFinish(application="seen"))
     harness.step()
     running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
@@ -103,5 +102,7 @@ def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_g
     summary = harness.submit(prompt(4, 700), 4, of("next", "summary"))
     search = harness.submit(prompt(5, 700), 4, of("next", "search"))
     harness.step(3)
+    due = harness.planner.applications.paths.remaining_s
+    assert due(Place("default", "search")) > due(Place("default", "summary"))
     assert waiting(harness) == [search, summary]
     harness.run(running, search, summary)

@@ -81,7 +81,8 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant)
-        self.paths.began(agent.key.application, _place(agent), now_s)
+        if len(self.agents_in(agent.key.application)) > 1:  # alone, it has nobody to go before
+            self.paths.began(agent.key.application, _place(agent), now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
