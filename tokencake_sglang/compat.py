@@ -31,6 +31,7 @@ REQUIRED_ATTRIBUTES = (
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.dec_full_pin",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.inc_full_pin",
     "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
+    "sglang.srt.managers.schedule_policy:PrefillAdder._get_running_request_total_token_offset",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS",
 )
 

@@ -23,7 +23,7 @@ CONFIG_VARIABLE = "TOKENCAKE_CONFIG"
 VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
-Part = Literal["order", "working-set", "reopening", "eviction", "uploads"]
+Part = Literal["order", "working-set", "reopening", "headroom", "eviction", "uploads"]
 SWITCHES = ("temporal", "spatial")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
@@ -145,7 +145,7 @@ class TokencakeConfig:
         tuple[Part, ...],
         Field(
             description="parts that do nothing, to measure what they are worth: order, working-set, "
-            "reopening, eviction, uploads"
+            "reopening, headroom, eviction, uploads"
         ),
     ] = ()
     decision_log: Annotated[

@@ -5,7 +5,7 @@ import pytest
 from tests.engine.scenarios import prompt
 from tokencake_sglang.agents.events import ApplicationFinish
 from tokencake_sglang.agents.identity import AgentTag
-from tokencake_sglang.spatial.paths import Place
+from tokencake_sglang.spatial.paths import SETTLE_S, Place
 
 
 def waiting(harness) -> list[str]:
@@ -97,12 +97,15 @@ def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_g
         harness.at(harness.now_s + then_s)
     harness.send(ApplicationFinish(application="seen"))
     harness.step()
+    harness.at(harness.now_s + SETTLE_S)
     running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
     harness.step(5)
     summary = harness.submit(prompt(4, 700), 4, of("next", "summary"))
     search = harness.submit(prompt(5, 700), 4, of("next", "search"))
     harness.step(3)
-    due = harness.planner.applications.paths.remaining_s
-    assert due(Place("default", "search")) > due(Place("default", "summary"))
+    remaining_s = harness.planner.applications.paths.remaining_s
+    assert remaining_s(Place("default", "plan")) is None  # there was nobody else yet
+    assert remaining_s(Place("default", "search")) == 32.0
+    assert remaining_s(Place("default", "summary")) == 2.0
     assert waiting(harness) == [search, summary]
     harness.run(running, search, summary)

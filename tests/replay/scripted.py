@@ -9,6 +9,7 @@ from tokencake_sglang.agents.table import Agent, Call
 from tokencake_sglang.engine.scheduler_hooks import planner_of
 from tokencake_sglang.policy import (
     Cached,
+    CachedTokens,
     Decision,
     Discard,
     EvictionCandidate,
@@ -30,13 +31,24 @@ from tokencake_sglang.timewarp.hardware import load_hardware_profile
 from tokencake_sglang.timewarp.models import load_model_profile
 
 
+def _now(cached: Cached) -> CachedTokens:
+    """What is asked of a path is looked up at that moment; this is how it was."""
+    return CachedTokens(
+        cached.tokens - cached.host_only_tokens,
+        cached.host_only_tokens,
+        cached.releasable_tokens,
+        cached.exclusive_tokens,
+        cached.uncopied_tokens,
+    )
+
+
 @dataclass
 class Stopped(Policy):
     """Sees every agent in its call once the call is two seconds old."""
 
     stalled: dict[AgentKey, float] = field(default_factory=dict)
-    before: list[Cached] = field(default_factory=list)
-    after: list[Cached] = field(default_factory=list)
+    before: list[CachedTokens] = field(default_factory=list)
+    after: list[CachedTokens] = field(default_factory=list)
 
     def call_started(self, agent: Agent, call: Call, now_s: float) -> None:
         self.stalled[agent.key] = now_s
@@ -45,9 +57,9 @@ class Stopped(Policy):
         for key, since_s in list(self.stalled.items()):
             if view.now_s > since_s + 2.0:
                 del self.stalled[key]
-                self.before.append(view.cached(key))
+                self.before.append(_now(view.cached(key)))
                 yield self.action(key)
-                self.after.append(view.cached(key))
+                self.after.append(_now(view.cached(key)))
 
     def action(self, key: AgentKey) -> Decision:
         raise NotImplementedError

@@ -11,7 +11,8 @@ queues = st.lists(
         Queued,
         critical=st.booleans(),
         application_order=st.integers(0, 5),
-        due_s=st.none() | st.integers(-3, 3).map(float),
+        began_s=st.integers(0, 3).map(float),
+        remaining_s=st.none() | st.integers(0, 3).map(float),
     ),
     max_size=30,
 )
@@ -22,22 +23,33 @@ def test_within_an_application_critical_agents_go_first():
 
 
 def test_within_an_application_the_longest_way_left_goes_first():
-    short, long = Queued(False, 7, due_s=-10.0), Queued(False, 7, due_s=-60.0)
+    short, long = (Queued(False, 7, remaining_s=s) for s in (10.0, 60.0))
     assert admission_order([short, long]) == [1, 0]
 
 
-def test_whoever_has_waited_for_the_difference_goes_first_all_the_same():
-    """A shorter way is passed by longer ones only if they were queued soon after it."""
-    short, long = Queued(False, 7, due_s=0.0 - 10.0), Queued(False, 7, due_s=51.0 - 60.0)
-    assert admission_order([short, long]) == [0, 1]
-
-
 def test_a_declared_critical_agent_goes_before_a_longer_way():
-    assert admission_order([Queued(False, 7, due_s=-60.0), Queued(True, 7, due_s=-1.0)]) == [1, 0]
+    long, critical = Queued(False, 7, remaining_s=60.0), Queued(True, 7, remaining_s=1.0)
+    assert admission_order([long, critical]) == [1, 0]
 
 
 def test_a_long_way_does_not_overtake_an_older_application():
-    assert admission_order([Queued(False, 0, due_s=-1.0), Queued(False, 9, due_s=-60.0)]) == [0, 1]
+    old, young = Queued(False, 0, remaining_s=1.0), Queued(False, 9, remaining_s=60.0)
+    assert admission_order([old, young]) == [0, 1]
+
+
+@given(queues)
+def test_a_turn_is_passed_only_by_those_that_began_within_the_difference(queue):
+    """The wait of a turn counts against the length of others' ways; nothing known is nothing left."""
+    order = admission_order(queue)
+    rank = {place: position for position, place in enumerate(order)}
+    for i, one in enumerate(queue):
+        for k, other in enumerate(queue[i + 1 :], start=i + 1):
+            if one is None or other is None or rank[k] > rank[i]:
+                continue
+            if one.application_order != other.application_order or other.critical:
+                continue
+            difference_s = (other.remaining_s or 0.0) - (one.remaining_s or 0.0)
+            assert other.began_s - one.began_s <= difference_s
 
 
 def test_a_critical_agent_does_not_overtake_an_older_application():

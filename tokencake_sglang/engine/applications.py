@@ -67,6 +67,7 @@ class Applications:
         )
         self.shares = Shares(weights)
         self.paths = RemainingPaths()
+        self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open ones, and when they began
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._tenant_tokens: Counter[str] = Counter()
@@ -81,19 +82,28 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant)
-        if len(self.agents_in(agent.key.application)) > 1:  # alone, it has nobody to go before
-            self.paths.began(agent.key.application, _place(agent), now_s)
+        if agent.key not in self._turns:  # of several requests at once the first counts
+            name = agent.node or agent.key.agent
+            self._turns[agent.key] = Place.of(agent.agent_type, name, agent.turns), now_s
+            self._watch(agent.key.application, now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
         """A request of the agent's is over, also one that took no turn: it was aborted."""
+        if not agent.rids:
+            self._turns.pop(agent.key, None)
         self._ended.add(agent.key.application)
         self._tell(agent.key.application, now_s)
 
-    def admitted(self, agent: Agent, req: "Req", now_s: float) -> None:
-        application = agent.key.application
-        self._running.setdefault(application, {})[req.rid] = req
-        self._tell(application, now_s)
+    def admitted(self, reqs: "Iterable[Req]", now_s: float) -> None:
+        """A prefill batch was formed."""
+        applications: dict[str, None] = {}
+        for req in reqs:
+            if (agent := self.agent_of(req)) is not None:
+                applications[agent.key.application] = None
+                self._running.setdefault(agent.key.application, {})[req.rid] = req
+        for application in applications:
+            self._tell(application, now_s)
 
     def took_turn(self, resident: Resident, rid: str, now_s: float) -> None:
         """The request has ended, and the application's paths in the tree are others now."""
@@ -107,13 +117,16 @@ class Applications:
                 nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
         self.working_set.grow(application, sum(nodes.values()))
 
-    def agent_left(self, agent: Agent, now_s: float) -> None:
+    def agent_left(self, agent: Agent, now_s: float, *, forgotten: bool = False) -> None:
         """Finished or forgotten; with its last agent an application leaves the working set."""
         application = agent.key.application
-        if all(other.finished for other in self.agents_in(application)):
-            if agent.finished:
+        self._turns.pop(agent.key, None)
+        others = self.agents_in(application)
+        if all(other.finished for other in others):
+            if not others:
+                self.paths.forget(application)
+            elif not forgotten:
                 self.paths.finished(application, now_s)
-            self.paths.forget(application)
             self._running.pop(application, None)
             self._ended.discard(application)
             self.working_set.leave(application)
@@ -151,10 +164,23 @@ class Applications:
         account = self._accounts.get(agent.key.application)
         return DEFAULT_TENANT if account is None else account.tenant
 
-    def due_s(self, agent: Agent) -> float | None:
-        """When the agent's last event was, less what its application then still took in the past."""
-        remaining_s = self.paths.remaining_s(_place(agent))
-        return None if remaining_s is None else agent.last_event_s - remaining_s
+    def path_of(self, agent: Agent) -> tuple[float, float | None]:
+        """When the agent's open turn began, and how long applications took from there on."""
+        turn = self._turns.get(agent.key)
+        if turn is None:
+            return agent.last_event_s, None
+        place, began_s = turn
+        return began_s, self.paths.remaining_s(place)
+
+    def _watch(self, application: str, now_s: float) -> None:
+        """Notes the open turns, where there is more than one agent: a single one has nobody to go
+        before, and there may be very many of those."""
+        agents = self.agents_in(application)
+        if len(agents) == 1:
+            return
+        for agent in agents:
+            if (turn := self._turns.get(agent.key)) is not None:
+                self.paths.began(application, *turn, now_s)
 
     def is_outside(self, req: "Req", now_s: float) -> bool:
         """Whether the request's application takes no part and there is no room for it."""
@@ -195,8 +221,10 @@ class Applications:
                 self.working_set.leave(application)
 
     def _tell(self, application: str, now_s: float) -> None:
-        running, asked = self._running.get(application, {}), self._asked(application)
-        tokens = self._held_tokens(running.values())
+        # A retracted one holds nothing and waits, until it is admitted anew.
+        running = [r for r in self._running.get(application, {}).values() if r.lock is not None]
+        asked = self._asked(application)
+        tokens = self._held_tokens(running)
         self._charge(application, now_s, tokens=tokens, requests=asked)
         if application in self.working_set:
             self.working_set.update(
@@ -242,7 +270,3 @@ class Applications:
             "working_set_applications": len(self.working_set.members),
             "working_set_demand_tokens": int(self.working_set.demand_tokens(now_s)),
         }
-
-
-def _place(agent: Agent) -> Place:
-    return Place.of(agent.agent_type, agent.node or agent.key.agent, agent.turns)

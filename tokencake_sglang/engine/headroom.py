@@ -29,7 +29,8 @@ class Headroom:
         self.lengths = OutputLengths()
 
     def turn_ended(self, agent: "Agent", req: "Req") -> None:
-        if not isinstance(req.finished_reason, FINISH_ABORT):
+        by_itself = not req.sampling_params.ignore_eos
+        if by_itself and not isinstance(req.finished_reason, FINISH_ABORT):
             self.lengths.learn(agent.agent_type, len(req.output_ids))
 
     def tokens_left(self, req: "Req") -> int | None:
@@ -43,7 +44,21 @@ class Headroom:
         predicted = self.lengths.tokens_left(agent.agent_type, generated)
         if predicted is None:
             return None
-        return min(predicted, req.sampling_params.max_new_tokens - generated)
+        least = req.sampling_params.min_new_tokens - generated
+        return min(max(predicted, least), req.sampling_params.max_new_tokens - generated)
+
+    @contextmanager
+    def limits(self, req: "Req") -> Iterator[None]:
+        """While a request is admitted its limit is what it is expected to take: SGLang reads the
+        limit in several places."""
+        left = self.tokens_left(req)
+        declared = req.sampling_params.max_new_tokens
+        if left is not None:
+            req.sampling_params.max_new_tokens = len(req.output_ids) + left
+        try:
+            yield
+        finally:
+            req.sampling_params.max_new_tokens = declared
 
 
 def headroom_adder(base: type[PrefillAdder], headroom: Headroom) -> type[PrefillAdder]:
@@ -57,21 +72,15 @@ def headroom_adder(base: type[PrefillAdder], headroom: Headroom) -> type[Prefill
             return min(left, CLIP_MAX_NEW_TOKENS)
 
         def add_one_req(self, req: "Req", *args, **kwargs):
-            left = headroom.tokens_left(req)
-            if left is None:
+            with headroom.limits(req):
                 return super().add_one_req(req, *args, **kwargs)
-            with _limited(req, len(req.output_ids) + left):
-                return super().add_one_req(req, *args, **kwargs)
+
+        def add_chunked_req(self, req: "Req", *args, **kwargs):
+            with headroom.limits(req):
+                return super().add_chunked_req(req, *args, **kwargs)
+
+        def preempt_to_schedule(self, req: "Req", *args, **kwargs):
+            with headroom.limits(req):
+                return super().preempt_to_schedule(req, *args, **kwargs)
 
     return HeadroomPrefillAdder
-
-
-@contextmanager
-def _limited(req: "Req", tokens: int) -> Iterator[None]:
-    """SGLang reads the limit in several places while it admits a request."""
-    declared = req.sampling_params.max_new_tokens
-    req.sampling_params.max_new_tokens = tokens
-    try:
-        yield
-    finally:
-        req.sampling_params.max_new_tokens = declared

@@ -125,7 +125,8 @@ class Planner(RankPlanner):
             case Change.AGENT_FINISHED | Change.AGENT_FORGOTTEN:
                 if (resident := self.residents.get(agent.key)) is not None:
                     self.spatial.left(resident, self.now_s, transition.change)
-                self.applications.agent_left(agent, self.now_s)
+                forgotten = transition.change is Change.AGENT_FORGOTTEN
+                self.applications.agent_left(agent, self.now_s, forgotten=forgotten)
 
     # -- what the cache reports ---------------------------------------------------------------
 
@@ -206,19 +207,21 @@ class Planner(RankPlanner):
         from tokencake_sglang.engine.headroom import headroom_adder
         from tokencake_sglang.engine.working_set import working_set_adder
 
-        return reserving_adder(working_set_adder(headroom_adder(base, self.headroom), self), self)
+        if "headroom" not in self.config.without:
+            base = headroom_adder(base, self.headroom)
+        return reserving_adder(working_set_adder(base, self), self)
 
     def batch_admitted(self, batch: "ScheduleBatch") -> None:
         """Makes the batch wait for uploads it reads, and ends its agents' holds."""
         if self.residents:
             self.await_upload(batch)
+        if self.config.spatial_on:
+            self.applications.admitted(batch.reqs, self.now_s)
+        if not self.config.temporal_on:
+            return
         for req in batch.reqs:
             agent = self.agent_of(req)
-            if agent is None:
-                continue
-            if self.config.spatial_on:
-                self.applications.admitted(agent, req, self.now_s)
-            if self.config.temporal_on:
+            if agent is not None:
                 self.temporal.admitted(
                     agent, self.now_s, req.host_loaded_length or 0, req.storage_hit_length
                 )

@@ -189,10 +189,12 @@ class SpatialExecutor:
             waiting_queue[:] = [waiting_queue[place] for place in order]
 
     def _queued(self, agent: Agent, req: "Req", applications: "Applications") -> Queued:
+        began_s, remaining_s = applications.path_of(agent)
         return Queued(
             critical=self.is_critical(agent),
             application_order=agent.application_order,
-            due_s=applications.due_s(agent),
+            began_s=began_s,
+            remaining_s=remaining_s,
             outside=not applications.takes_part(agent),
             tenant=applications.tenant_of(agent),
             tokens=len(req.origin_input_ids),

@@ -14,7 +14,8 @@ FEWEST = 8
 """Outputs of a type before anything is said of the next one."""
 
 QUANTILE = 0.9
-"""Headroom that nine of ten outputs keep to: one of many that run may be longer, not all."""
+"""Headroom that nine of ten outputs keep to, unless the tenth is so long that the mean is more: of
+many that run some will be longer, and all together take their mean."""
 
 
 class OutputLengths:
@@ -40,14 +41,15 @@ class OutputLengths:
     def tokens_left(self, agent_type: str, generated_tokens: int) -> int | None:
         """How many tokens an output that has so many already may still get.
 
-        It is the ``QUANTILE`` of those remembered that were longer. None where too few are known,
-        or none was as long: then only the declared limit is sure.
+        Of those remembered that were longer it is the ``QUANTILE`` or the mean, whichever is more.
+        None where too few are known, or none was as long: then only the declared limit is sure.
         """
         ordered = self._sorted.get(agent_type, ())
         if len(ordered) < FEWEST:
             return None
         first = bisect.bisect_right(ordered, generated_tokens)
-        longer = len(ordered) - first
-        if longer == 0:
+        longer = ordered[first:]
+        if not longer:
             return None
-        return ordered[first + math.ceil(QUANTILE * longer) - 1] - generated_tokens
+        quantile = longer[math.ceil(QUANTILE * len(longer)) - 1]
+        return max(quantile, math.ceil(sum(longer) / len(longer))) - generated_tokens

@@ -1,6 +1,5 @@
 """The order in which queued requests are admitted."""
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +10,15 @@ from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 class Queued:
     """A tagged request: whether its agent is critical, and when its application was first seen.
 
-    ``due_s``: when its turn began less what its application is expected to take from there on, so
-    the smallest belongs to the longest way left; None if nothing is known. ``outside``: its
-    application takes no part yet (``working_set``). ``tokens``: of its prompt.
+    ``began_s``: when its turn did. ``remaining_s``: what its application is expected to take from
+    there on, None if nothing is known. ``outside``: its application takes no part yet
+    (``working_set``). ``tokens``: of its prompt.
     """
 
     critical: bool
     application_order: int
-    due_s: float | None = None
+    began_s: float = 0.0
+    remaining_s: float | None = None
     outside: bool = False
     tenant: str = DEFAULT_TENANT
     tokens: int = 0
@@ -35,8 +35,9 @@ def admission_order(
 
     Untagged requests keep their places, except ``urgent`` ones, which go before all others. In the
     places of tagged ones, applications that take part come first, and then by age, so that they
-    finish instead of taking turns. Within an application critical agents come first, then by
-    ``due_s``, and otherwise the order given (SGLang's own policy) stays. Critical agents are not put first across
+    finish instead of taking turns. Within an application critical agents come first, then, if
+    anything is known of its remaining paths, the smallest ``began_s - remaining_s`` (nothing known
+    counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical agents are not put first across
     applications: an old application would wait for a young one (docs/design.md, "Queue order").
 
     Args:
@@ -47,10 +48,16 @@ def admission_order(
     positions = [i for i, place in enumerate(order) if queue[place] is not None]
     tagged = {place: request for place, request in enumerate(queue) if request is not None}
 
+    with_paths = {
+        request.application_order for request in tagged.values() if request.remaining_s is not None
+    }
+
     def rank(place: int) -> tuple[int, bool, float, int]:
         request = tagged[place]
-        due_s = -math.inf if request.due_s is None else request.due_s
-        return (request.application_order, not request.critical, due_s, place)
+        start_by_s = 0.0
+        if request.application_order in with_paths:
+            start_by_s = request.began_s - (request.remaining_s or 0.0)
+        return (request.application_order, not request.critical, start_by_s, place)
 
     chosen: list[int] = []
     for outside in (False, True):

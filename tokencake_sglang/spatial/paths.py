@@ -1,19 +1,23 @@
-"""How long applications still take from one of their steps on, learnt by watching them."""
+"""How long applications still take from one of their turns on, learnt by watching them."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-STEPS_REMEMBERED = 4096
-"""Steps about which something is known; the longest unused are forgotten."""
+PLACES_KEPT = 4096
+"""Places about which something is known; those that no application came by for longest go first."""
 
-STEPS_PER_APPLICATION = 256
-"""Steps of one running application that are watched."""
+PLACES_PER_APPLICATION = 256
+"""Places of one running application that are watched."""
 
 TURNS_TOLD_APART = 16
-"""An agent's later turns count as one step."""
+"""An agent's later turns count as one place."""
 
 MEMORY = 8
 """The mean is over about so many applications, so it follows a change."""
+
+SETTLE_S = 60.0
+"""An application whose agents have all finished is over once nothing has begun for so long."""
 
 
 class Place(NamedTuple):
@@ -32,8 +36,16 @@ class Place(NamedTuple):
         return cls(agent_type, name, min(turns, TURNS_TOLD_APART))
 
 
+@dataclass(slots=True)
+class _Watched:
+    """An application: when its places were come by first, and when its agents had all finished."""
+
+    began_s: dict[Place, float] = field(default_factory=dict)
+    ended_s: float | None = None
+
+
 class RemainingPaths:
-    """Seconds from the beginning of a step to its application's end, by the step's place.
+    """Seconds from the beginning of a turn to its application's end, by the turn's place.
 
     What precedes a join ends with it, whichever branch is the slowest, so this is the length of
     the longest way that is left: the remaining critical path, waits in the queue included.
@@ -41,31 +53,54 @@ class RemainingPaths:
 
     def __init__(self) -> None:
         self._means: OrderedDict[Place, tuple[float, int]] = OrderedDict()  # seconds, applications
-        self._began_s: dict[str, dict[Place, float]] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()  # maybe over, the longest first
 
-    def began(self, application: str, place: Place, now_s: float) -> None:
-        """A turn begins; of a place seen before in this application the first beginning counts."""
-        steps = self._began_s.setdefault(application, {})
-        if place not in steps and len(steps) < STEPS_PER_APPLICATION:
-            steps[place] = now_s
+    def began(self, application: str, place: Place, began_s: float, now_s: float) -> None:
+        """A turn that began at ``began_s`` is in its place; the first of a place counts."""
+        self._settle(now_s)
+        watched = self._watched.setdefault(application, _Watched())
+        if watched.ended_s is not None:  # it was not over
+            watched.ended_s = None
+            del self._ended[application]
+        if place not in watched.began_s and len(watched.began_s) < PLACES_PER_APPLICATION:
+            watched.began_s[place] = began_s
 
     def finished(self, application: str, now_s: float) -> None:
-        """The application is over; how long it took from each of its steps on is learnt."""
-        for place, began_s in self._began_s.pop(application, {}).items():
-            mean_s, seen = self._means.pop(place, (0.0, 0))
-            seen = min(seen + 1, MEMORY)
-            self._means[place] = (mean_s + (now_s - began_s - mean_s) / seen, seen)
-        while len(self._means) > STEPS_REMEMBERED:
-            self._means.popitem(last=False)
+        """All agents have finished; if no turn begins soon, the application is over."""
+        self._settle(now_s)
+        watched = self._watched.get(application)
+        if watched is not None and watched.ended_s is None:
+            watched.ended_s = now_s
+            self._ended[application] = None
 
     def forget(self, application: str) -> None:
-        """The application ended in a way that teaches nothing."""
-        self._began_s.pop(application, None)
+        """Nothing is known of the application any more. How it went on, nobody saw."""
+        watched = self._watched.pop(application, None)
+        if watched is not None and watched.ended_s is not None:
+            del self._ended[application]
+            self._learn(watched.began_s, watched.ended_s)
 
     def remaining_s(self, place: Place) -> float | None:
         """Expected seconds to the end from a turn's beginning; None where none was seen to end."""
         known = self._means.get(place)
         return None if known is None else known[0]
+
+    def _settle(self, now_s: float) -> None:
+        while self._ended:
+            application = next(iter(self._ended))
+            ended_s = self._watched[application].ended_s
+            if ended_s is None or now_s < ended_s + SETTLE_S:
+                return
+            self.forget(application)
+
+    def _learn(self, began_s: dict[Place, float], ended_s: float) -> None:
+        for place, start_s in began_s.items():
+            mean_s, seen = self._means.pop(place, (0.0, 0))
+            seen = min(seen + 1, MEMORY)
+            self._means[place] = (mean_s + (ended_s - start_s - mean_s) / seen, seen)
+        while len(self._means) > PLACES_KEPT:
+            self._means.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._means)
