@@ -56,6 +56,7 @@ def execute(
         tool_times.with_exact_hints(workload) if system.exact_hints else workload,
         _warp(cell, system, flags),
         priorities=system.priorities,
+        declared_tokens=cell.workload.declared_tokens,
         occupancy_interval_s=cell.sample_s,
     )
     replay.run()

@@ -81,6 +81,18 @@ def measured_capacity(name: str) -> float:
     )
 
 
+def limits() -> Iterator[Cell]:
+    """Requests that do not know how long their outputs will be, and declare more.
+
+    4,096 tokens are also what SGLang counts at most for a request, declared or not.
+    """
+    for name in DAGS:
+        for rate in (0.2, 1.0):
+            base = dag(name, rate)
+            workload = replace(base.workload, declared_tokens=4096)
+            yield replace(base, id=f"{name}-limits/{rate}", workload=workload)
+
+
 def noise() -> Iterator[Cell]:
     """Tools that take longer or shorter than was declared."""
     for name in DAGS:
@@ -169,6 +181,7 @@ def check() -> Iterator[Cell]:
 SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "standard": standard,
     "load": load,
+    "limits": limits,
     "noise": noise,
     "host": host_size,
     "link": link_speed,
@@ -185,11 +198,12 @@ _FEW = (
 """For the long sets, for which all systems would take many hours."""
 
 MATRIX = (
-    "lower-bound,stock*,hicache*,tokencake,kvflow,continuum,thunderagent,infercept,mori,"
-    "tokencake-paper,tokencake-repo,oracle-age"
+    "lower-bound,stock,stock-*,hicache,hicache-lpm,hicache-dfs,hicache-tlru,hicache-priority,"
+    "tokencake,kvflow,continuum,thunderagent,infercept,mori,tokencake-paper,tokencake-repo,"
+    "oracle-age"
 )
-"""SGLang's own settings, this extension, every rival and an oracle. ``make bench-long`` adds this
-extension's halves and variants, admission that reopens by itself, and other oracles."""
+"""SGLang's own settings, this extension, every rival and an oracle. (The ``eager`` settings are about
+limits that are not exact.) ``make bench-long`` adds this extension's halves and variants, admission that reopens by itself, and other oracles."""
 
 _OF_DAGS = f"{_FEW},hicache-priority"
 """Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:
@@ -199,6 +213,7 @@ USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
     "standard": MATRIX,
     "load": _OF_DAGS,
+    "limits": f"{_OF_DAGS},hicache-*-eager,hicache-eager,tokencake-no-headroom,thunderagent",
     "noise": f"{_OF_DAGS},tokencake-temporal",
     "host": _OF_DAGS,
     "link": _OF_DAGS,

@@ -38,6 +38,8 @@ class WorkloadSpec(
     tool_noise: float = 0.0
     hints: Literal["recorded", "exact"] = "recorded"
     """What callers declare of their calls' lengths. Exact is the time drawn, noise included."""
+    declared_tokens: int | None = None
+    """What every request declares as its output's limit; None: exactly its output's length."""
     max_prompt_tokens: int | None = None
     max_calls: int | None = None
     max_gap_s: float | None = None

@@ -10,7 +10,7 @@ from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispat
 from tokencake_sglang.replay.machine import Stopwatch
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.preemptions import Preemptions
-from tokencake_sglang.replay.tokens import expand
+from tokencake_sglang.replay.tokens import END_TOKEN, expand
 from tokencake_sglang.replay.workflow import knowledge_of
 from tokencake_sglang.replay.workload import Request as ReplayRequest
 from tokencake_sglang.replay.workload import Workload
@@ -22,6 +22,8 @@ class Replay:
 
     Args:
         priorities: whether requests carry SGLang's ``priority``: 1 for critical agents, else 0.
+        declared_tokens: requests declare it as their limit, unless their output is longer, and end
+            by themselves; None: all declare exactly what they will generate.
         occupancy_interval_s: virtual seconds between samples of the KV pool.
     """
 
@@ -31,12 +33,14 @@ class Replay:
         warp: TimeWarp,
         *,
         priorities: bool = False,
+        declared_tokens: int | None = None,
         occupancy_interval_s: float = 1.0,
     ) -> None:
         self.workload = workload
         self.loop = ClosedLoop(workload)
         self.warp = warp
         self.priorities = priorities
+        self.declared_tokens = declared_tokens
         self.returning: set[str] = set()
         """Requests sent that had others to wait for: turns of an agent that was away."""
         self.occupancy = Occupancy(workload, warp, interval_s=occupancy_interval_s)
@@ -85,13 +89,18 @@ class Replay:
     def _dispatch(self, request: ReplayRequest) -> None:
         if request.wait_for:
             self.returning.add(request.request_id)
+        output = expand(request.output, VOCABULARY)
+        declared = self.declared_tokens
+        if declared is not None:
+            output[-1] = END_TOKEN  # whose KV nobody reads: no forward pass follows it
         self.warp.submit(
             Request(
                 request.request_id,
                 expand(request.prompt, VOCABULARY),
-                expand(request.output, VOCABULARY),
+                output,
                 tag=_tag(request),
                 priority=int(request.critical) if self.priorities else None,
+                limit=None if declared is None else max(declared, len(output)),
                 on_finish=lambda _done: self._finished(request),
             )
         )

@@ -50,6 +50,20 @@ SYSTEMS: dict[str, System] = {
         _stock("hicache-dfs", "depth-first by weight", True, "--schedule-policy", "dfs-weight"),
         _stock("hicache-tlru", "tail-optimised LRU", True, *_TLRU),
         _stock("hicache-priority", "critical agents' priority", True, *_PRIORITY, priorities=True),
+        *(
+            _stock(
+                f"{name}-eager",
+                f"`{name}`, and running requests are expected to stay far from their limits",
+                True,
+                *flags,
+                *("--schedule-conservativeness", "0.3"),
+            )
+            for name, flags in (
+                ("hicache", ()),
+                ("hicache-lpm", ("--schedule-policy", "lpm")),
+                ("hicache-dfs", ("--schedule-policy", "dfs-weight")),
+            )
+        ),
         System("tokencake", "this extension, both halves", True, ("--enable-tokencake",)),
         System(
             "tokencake-temporal",

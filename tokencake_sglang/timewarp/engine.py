@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.events import AnyEvent, Signal
+from tokencake_sglang.replay.tokens import END_TOKEN
 from tokencake_sglang.timewarp.clock import VirtualClock
 from tokencake_sglang.timewarp.cost import CostModel
 from tokencake_sglang.timewarp.ranks import Rank, Turn, broadcast_turns
@@ -106,7 +107,15 @@ class TimeWarp:
         heapq.heappush(self._timers, (at_s, next(self._timer_numbers), action))
 
     def submit(self, request: Request) -> None:
-        """Queues a request now. Its output will be exactly ``request.output``."""
+        """Queues a request now. Its output will be exactly ``request.output``.
+
+        Raises:
+            ValueError: for an output with a limit that does not end with its only ``END_TOKEN``.
+        """
+        if request.limit is not None and list(request.output).index(END_TOKEN) + 1 < len(
+            request.output
+        ):
+            raise ValueError(f"output of {request.rid}: it goes on after its end")
         request.queued_s = self.clock.now_s
         self.requests[request.rid] = request
         if self.rank.count > 1:
@@ -118,9 +127,10 @@ class TimeWarp:
             tokenized(
                 request.rid,
                 request.prompt,
-                len(request.output),
+                len(request.output) if request.limit is None else request.limit,
                 tag=tag,
                 priority=request.priority,
+                stop_token=None if request.limit is None else END_TOKEN,
             )
         )
 

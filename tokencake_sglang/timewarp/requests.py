@@ -8,13 +8,19 @@ from tokencake_sglang.agents.identity import AgentTag
 
 @dataclass(slots=True)
 class Request:
-    """One generation. Times are virtual seconds; token counts are SGLang's own."""
+    """One generation. Times are virtual seconds; token counts are SGLang's own.
+
+    ``limit`` is the number of tokens that it declares as the most it may generate, where that is
+    not the number that it will. It then ends by itself: its output's last token, and no other, is
+    ``END_TOKEN``.
+    """
 
     rid: str
     prompt: Sequence[int]
     output: Sequence[int]
     tag: AgentTag | None = None
     priority: int | None = None
+    limit: int | None = None
     on_finish: Callable[["Request"], None] | None = None
     queued_s: float = 0.0
     admitted_s: float | None = None

@@ -114,8 +114,13 @@ def tokenized(
     *,
     tag: AgentTag | None = None,
     priority: int | None = None,
+    stop_token: int | None = None,
 ) -> Any:
-    """A greedy request of exactly ``output_tokens``, as the main process sends it to the ranks."""
+    """A greedy request, as the main process sends it to the ranks.
+
+    Args:
+        output_tokens: exactly so many come, or up to the ``stop_token`` if there is one.
+    """
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
     from sglang.srt.sampling.sampling_params import SamplingParams
 
@@ -124,7 +129,8 @@ def tokenized(
     params: dict[str, Any] = {
         "max_new_tokens": output_tokens,
         "temperature": 0,
-        "ignore_eos": True,
+        "ignore_eos": stop_token is None,
+        "stop_token_ids": None if stop_token is None else [stop_token],
     }
     if tag is not None:
         params = with_tag(params, tag)
