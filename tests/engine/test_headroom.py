@@ -20,9 +20,10 @@ def ask(
     tag: AgentTag | None,
     stop_at: int | None = None,
     declared: int = DECLARED_TOKENS,
+    prompt_tokens: int = 100,
 ) -> str:
     """A request that may take all that it declares, unless it comes to the token ``stop_at``."""
-    rid = harness.submit(prompt(seed, 100), declared, tag)
+    rid = harness.submit(prompt(seed, prompt_tokens), declared, tag)
     params = harness._inbox[-1].sampling_params
     params.ignore_eos = False
     params.stop_token_ids = None if stop_at is None else {stop_at}
@@ -56,6 +57,19 @@ def both_at_once(harness, tag_of) -> bool:
 
 def test_answers_known_to_be_short_run_side_by_side(brief):
     assert both_at_once(brief, lambda seed: of("coder", f"b{seed}"))
+
+
+def test_a_prompt_of_several_chunks_leaves_others_their_room(brief):
+    """The declared limit is charged with the last chunk, in another call than the first's."""
+    rids = [
+        ask(brief, seed, of("coder", f"e{seed}"), prompt_tokens=tokens)
+        for seed, tokens in ((4, 700), (5, 100))
+    ]
+    brief.step(3)  # two chunks; then both decode
+    assert running(brief) == set(rids)
+    for rid in rids:
+        brief.abort(rid)
+    brief.step(3)
 
 
 @pytest.mark.parametrize("tag_of", [lambda seed: of("writer", f"w{seed}"), lambda _seed: None])

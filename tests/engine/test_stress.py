@@ -48,8 +48,15 @@ class RandomAgents:
                 begun += self._begin_turn()
             self.harness.at(self.harness.now_s + self.rng.random())
             self.harness.step(self.rng.randrange(1, 4))
+            self._check_residents()
             done += self._collect()
         raise AssertionError(f"stuck with {len(self.running)} requests after {begun} turns")
+
+    def _check_residents(self) -> None:
+        cache = self.harness.cache
+        for resident in self.harness.planner.residents.values():
+            _, host_only = cache.tokens_by_tier(resident.leaf_id)
+            assert cache.host_only_tokens(resident.leaf_id) == host_only
 
     def _begin_turn(self) -> int:
         busy = {tag for tag, _ in self.running.values()} | {tag for _, tag, _ in self.ending}

@@ -18,7 +18,11 @@ POOL_TOKENS = {"code_writer": 16_384, "deep_research": 32_768}
 
 
 def code_writers(
-    system: str, applications: int = 2, dag: str = "code_writer", occupancy_interval_s: float = 1.0
+    system: str,
+    applications: int = 2,
+    dag: str = "code_writer",
+    occupancy_interval_s: float = 1.0,
+    declared_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Applications that arrive a second apart and do not fit together; of 27 or 32 requests."""
     pool_tokens = POOL_TOKENS[dag]
@@ -30,7 +34,11 @@ def code_writers(
         flags=chosen.flags,
     )
     replay = Replay(
-        workload, warp, priorities=chosen.priorities, occupancy_interval_s=occupancy_interval_s
+        workload,
+        warp,
+        priorities=chosen.priorities,
+        declared_tokens=declared_tokens,
+        occupancy_interval_s=occupancy_interval_s,
     )
     replay.stopwatch.watch_planner()
     replay.run()

@@ -92,6 +92,20 @@ def test_figures_agree_with_each_other(run: Callable[..., Any], system: str) -> 
 
 
 @pytest.mark.slow
+def test_declaring_more_than_is_generated_changes_no_work_and_costs_stock_sglang_time(
+    run: Callable[..., Any],
+) -> None:
+    """It keeps room for what is declared; the extension for what answers of the kind take."""
+    declared = ("code_writer", 1.0, 4096)
+    exact, generous = (run("hicache-lpm", 4, *how)["figures"] for how in ((), declared))
+    predicted = run("tokencake", 4, *declared)["figures"]
+    assert generous["output_tokens"] == exact["output_tokens"] == predicted["output_tokens"]
+    assert generous["hits"]["prompt_tokens"] == exact["hits"]["prompt_tokens"]
+    assert generous["makespan_s"] > 1.1 * exact["makespan_s"]
+    assert predicted["makespan_s"] < generous["makespan_s"]
+
+
+@pytest.mark.slow
 def test_a_gantt_chart_has_every_request_of_the_median_application(run: Callable[..., Any]) -> None:
     result = run("tokencake")
     rows = result["gantt"]
