@@ -175,7 +175,10 @@ def check() -> Iterator[Cell]:
     ):
         workload = WorkloadSpec(source=name, applications=3, arrivals=arrivals, rate=0.5)
         pools = {"pool_tokens": tokens, "host_tokens": 10 * tokens}
-        yield Cell(id=f"check/{name}", workload=workload, **{**A800, **pools})
+        cell = Cell(id=f"check/{name}", workload=workload, **{**A800, **pools})
+        yield cell
+    generous = replace(workload, declared_tokens=4096)
+    yield replace(cell, id=f"{cell.id}-limits", workload=generous)
 
 
 SETS: dict[str, Callable[[], Iterator[Cell]]] = {
@@ -213,7 +216,9 @@ USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
     "standard": MATRIX,
     "load": _OF_DAGS,
-    "limits": f"{_OF_DAGS},hicache-*-eager,hicache-eager,tokencake-no-headroom,thunderagent",
+    # Without the oracle, which knows lengths: what it reaches is its result where limits are exact.
+    "limits": "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-priority,hicache-*eager,"
+    "tokencake,tokencake-no-headroom,reopen-lpm,kvflow,infercept,thunderagent",
     "noise": f"{_OF_DAGS},tokencake-temporal",
     "host": _OF_DAGS,
     "link": _OF_DAGS,

@@ -48,8 +48,9 @@ def readme(text: str, folder: Path = store.FOLDER) -> str:
     _, end, after = rest.partition(GAINS_END)
     if not begin or not end:
         raise ValueError(f"README.md: expected {GAINS_BEGIN} and then {GAINS_END}")
-    standard = results.load(folder).get("standard", Results([]))
-    return f"{before}{begin}\n\n{tables.gains(standard)}\n\n{end}{after}"
+    sets = results.load(folder)
+    shown = [sets[name] for name in ("standard", "limits") if name in sets]
+    return f"{before}{begin}\n\n{tables.gains(shown)}\n\n{end}{after}"
 
 
 def context(folder: Path, plots: Path) -> dict[str, Any]:

@@ -46,13 +46,13 @@ def _own_best(results: Results, cell: str, metric: Metric) -> str:
     return text
 
 
-def gains(results: Results, system: str = "tokencake") -> str:
+def gains(sets: Sequence[Results], system: str = "tokencake") -> str:
     """The system's multiples of SGLang's defaults and of best-stock, by workload.
 
     Geometric means over a workload's cells, such as rates of arrival.
     """
     rows = []
-    for group, cells in results.groups.items():
+    for results, group, cells in [(r, *group) for r in sets for group in r.groups.items()]:
         columns: list[list[float]] = [
             [
                 value / default

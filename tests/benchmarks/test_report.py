@@ -80,7 +80,7 @@ class TestTables:
                 for system, mean_s in (("stock", 200.0), ("hicache", 100.0), ("tokencake", ours_s))
             ]
         )
-        row = tables.gains(found).splitlines()[2]
+        row = tables.gains([found]).splitlines()[2]
         assert row.startswith("| code_writer, 2 rates | 0.30 | 0.60 | 0.60 |")
 
     def test_variants_are_multiples_of_the_whole_and_in_no_other_table(self):
