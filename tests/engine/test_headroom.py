@@ -96,6 +96,30 @@ def test_when_predictions_fail_answers_are_the_same(brief):
     assert brief.retractions > before
 
 
+def test_a_retracted_request_holds_nothing_and_waits(brief):
+    half = 1100
+    rids = [ask(brief, seed, of("coder", f"f{seed}"), declared=half) for seed in (2, 3)]
+    brief.step(5)
+    for _ in range(2 * half):
+        if brief.scheduler.waiting_queue:
+            break
+        brief.step()
+    (retracted,) = brief.scheduler.waiting_queue
+    assert retracted.retraction_count == 1
+    brief.submit(prompt(6, 50), 2, of("coder", "third"))  # the application is looked at
+    brief.step()
+    member = brief.planner.applications.working_set.members["app"]
+    (left,) = running(brief)
+    tokens = next(
+        len(req.origin_input_ids) + len(req.output_ids)
+        for req in brief.scheduler.running_batch.reqs
+        if req.rid == left
+    )
+    assert abs(member.running_tokens - tokens) <= 60
+    assert member.waits
+    brief.run(*rids, limit=4000)
+
+
 def test_aborted_answers_teach_nothing(harness):
     for number in range(FEWEST):
         rid = ask(harness, number, of("aborted", f"a{number}"))
