@@ -67,7 +67,7 @@ class Applications:
         )
         self.shares = Shares(weights)
         self.paths = RemainingPaths()
-        self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open ones, and when they began
+        self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open, with when they began
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._tenant_tokens: Counter[str] = Counter()
@@ -82,10 +82,7 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant)
-        if agent.key not in self._turns:  # of several requests at once the first counts
-            name = agent.node or agent.key.agent
-            self._turns[agent.key] = Place.of(agent.agent_type, name, agent.turns), now_s
-            self._watch(agent.key.application, now_s)
+        self._note_turns(agent.key.application, now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
@@ -172,14 +169,18 @@ class Applications:
         place, began_s = turn
         return began_s, self.paths.remaining_s(place)
 
-    def _watch(self, application: str, now_s: float) -> None:
-        """Notes the open turns, where there is more than one agent: a single one has nobody to go
-        before, and there may be very many of those."""
+    def _note_turns(self, application: str, now_s: float) -> None:
+        """Remembers new open turns, where there is more than one agent: a single one has nobody to
+        go before, and there may be very many of those. Of an agent's several requests at once the
+        first counts."""
         agents = self.agents_in(application)
         if len(agents) == 1:
             return
         for agent in agents:
-            if (turn := self._turns.get(agent.key)) is not None:
+            if agent.rids and agent.key not in self._turns:
+                name = agent.node or agent.key.agent
+                turn = Place.of(agent.agent_type, name, agent.turns), agent.last_event_s
+                self._turns[agent.key] = turn
                 self.paths.began(application, *turn, now_s)
 
     def is_outside(self, req: "Req", now_s: float) -> bool:
