@@ -46,6 +46,10 @@ def _own_best(results: Results, cell: str, metric: Metric) -> str:
     return text
 
 
+SLIGHT = 0.005
+"""Part of best-stock's time below which there is nothing to be gained."""
+
+
 def gains(sets: Sequence[Results], system: str = "tokencake") -> str:
     """The system's multiples of SGLang's defaults and of best-stock, by workload.
 
@@ -245,7 +249,7 @@ def bounds(results: Results) -> str:
         if bound is None and oracle is None or ours is None or stock is None:
             continue
         closed = "–"
-        if oracle is not None and stock > oracle:
+        if oracle is not None and stock - oracle > SLIGHT * stock:
             closed = f"{100 * (stock - ours) / (stock - oracle):.0f} %"
         shown = [number(value) for value in (stock, ours, oracle, bound)]
         rows.append([f"`{cell}`", *shown, closed])
