@@ -205,8 +205,9 @@ MATRIX = (
     "tokencake,kvflow,continuum,thunderagent,infercept,mori,tokencake-paper,tokencake-repo,"
     "oracle-age"
 )
-"""SGLang's own settings, this extension, every rival and an oracle. (The ``eager`` settings are about
-limits that are not exact.) ``make bench-long`` adds this extension's halves and variants, admission that reopens by itself, and other oracles."""
+"""SGLang's own settings, this extension, every rival and an oracle. (The ``eager`` settings are
+about limits that are not exact.) ``make bench-long`` adds this extension's halves and variants,
+admission that reopens by itself, and other oracles."""
 
 _OF_DAGS = f"{_FEW},hicache-priority"
 """Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:

@@ -10,11 +10,12 @@ from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispat
 from tokencake_sglang.replay.machine import Stopwatch
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.preemptions import Preemptions
-from tokencake_sglang.replay.tokens import END_TOKEN, expand
+from tokencake_sglang.replay.tokens import expand
 from tokencake_sglang.replay.workflow import knowledge_of
 from tokencake_sglang.replay.workload import Request as ReplayRequest
 from tokencake_sglang.replay.workload import Workload
 from tokencake_sglang.timewarp.engine import VOCABULARY, Request, TimeWarp
+from tokencake_sglang.timewarp.requests import END_TOKEN
 
 
 class Replay:

@@ -16,9 +16,6 @@ import numpy
 FIRST_TOKEN = 3
 """Tokens below are left out: they are what tokenizers use for beginning, end and padding."""
 
-END_TOKEN = 2
-"""One of those: outputs that end by themselves end with it."""
-
 _STEP = numpy.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = numpy.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = numpy.uint64(0x94D049BB133111EB)

@@ -37,8 +37,9 @@ def admission_order(
     places of tagged ones, applications that take part come first, and then by age, so that they
     finish instead of taking turns. Within an application critical agents come first, then, if
     anything is known of its remaining paths, the smallest ``began_s - remaining_s`` (nothing known
-    counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical agents are not put first across
-    applications: an old application would wait for a young one (docs/design.md, "Queue order").
+    counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical
+    agents are not put first across applications: an old application would wait for a young one
+    (docs/design.md, "Queue order").
 
     Args:
         shares: decides between tenants; each one's applications stay in order of age.

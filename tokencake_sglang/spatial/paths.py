@@ -75,7 +75,8 @@ class RemainingPaths:
             self._ended[application] = None
 
     def forget(self, application: str) -> None:
-        """Nothing is known of the application any more. How it went on, nobody saw."""
+        """No agent of the application is known any more. It teaches something if all had
+        finished; otherwise nobody saw how it went on."""
         watched = self._watched.pop(application, None)
         if watched is not None and watched.ended_s is not None:
             del self._ended[application]

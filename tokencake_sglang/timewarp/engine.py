@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.events import AnyEvent, Signal
-from tokencake_sglang.replay.tokens import END_TOKEN
 from tokencake_sglang.timewarp.clock import VirtualClock
 from tokencake_sglang.timewarp.cost import CostModel
 from tokencake_sglang.timewarp.ranks import Rank, Turn, broadcast_turns
-from tokencake_sglang.timewarp.requests import Request, Totals
+from tokencake_sglang.timewarp.requests import END_TOKEN, Request, Totals
 from tokencake_sglang.timewarp.scheduler import (
     VOCABULARY,
     drop_real_time_work,
@@ -110,12 +109,15 @@ class TimeWarp:
         """Queues a request now. Its output will be exactly ``request.output``.
 
         Raises:
-            ValueError: for an output with a limit that does not end with its only ``END_TOKEN``.
+            ValueError: for one with a limit whose output does not end with its only ``END_TOKEN``.
         """
-        if request.limit is not None and list(request.output).index(END_TOKEN) + 1 < len(
-            request.output
-        ):
-            raise ValueError(f"output of {request.rid}: it goes on after its end")
+        if request.limit is not None:
+            *middle, last = request.output
+            if last != END_TOKEN or END_TOKEN in middle:
+                raise ValueError(
+                    f"output of {request.rid}: it declares a limit, so its last token, and no "
+                    f"other, must be {END_TOKEN}; the last is {last}"
+                )
         request.queued_s = self.clock.now_s
         self.requests[request.rid] = request
         if self.rank.count > 1:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from tokencake_sglang.agents.identity import AgentTag
 
+END_TOKEN = 2
+"""Ends outputs that end by themselves. No prompt has it: workloads' tokens begin at 3."""
+
 
 @dataclass(slots=True)
 class Request:
