@@ -10,9 +10,11 @@ from tokencake_sglang.agents.errors import AgentError
 from tokencake_sglang.agents.events import (
     AgentFinish,
     ApplicationFinish,
+    ApplicationStart,
     CallFinish,
     CallProgress,
     CallStart,
+    GraphNode,
     RequestBegin,
     RequestEnd,
     Tick,
@@ -66,6 +68,11 @@ EVENTS = st.one_of(
     ),
     st.builds(CallFinish, agent=AGENTS, application=APPLICATIONS, call_id=CALL_IDS),
     st.builds(AgentFinish, agent=AGENTS, application=APPLICATIONS),
+    st.builds(
+        ApplicationStart,
+        application=st.sampled_from(["x", "y", "a"]),
+        graph=st.sampled_from([(GraphNode(name="a"),), (GraphNode(name="b", expected_s=2.0),)]),
+    ),
     st.builds(ApplicationFinish, application=st.sampled_from(["x", "y", "a"])),
     st.builds(Tick),
 )
@@ -79,7 +86,8 @@ def new_table():
 
 def state(table):
     """Everything that a decision could be made from; the order of agents included."""
-    return {name: copy.deepcopy(value) for name, value in vars(table).items() if name != "now_s"}
+    values = {name: copy.deepcopy(value) for name, value in vars(table).items() if name != "now_s"}
+    return values | {"_graphs": vars(values["_graphs"])}
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -96,12 +104,16 @@ class TableMachine(RuleBasedStateMachine):
     def happen(self, pause_s, event):
         self.now_s += pause_s
         before = state(self.front)
+        declares = (
+            isinstance(event, ApplicationStart)
+            and self.front.graph_of(event.application) != event.graph
+        )
         try:
             transitions = self.front.apply(event, self.now_s)
         except AgentError:
             assert state(self.front) == before, "a refused event changed something"
             return
-        if transitions or isinstance(event, Tick):
+        if transitions or declares or isinstance(event, Tick):
             answered = self.rank.apply(event, self.now_s)
             assert [(t.agent.key, t.change, t.call, t.ended_stage) for t in answered] == [
                 (t.agent.key, t.change, t.call, t.ended_stage) for t in transitions
@@ -135,6 +147,8 @@ class TableMachine(RuleBasedStateMachine):
                 assert not quiet or agent.last_event_s + AGENT_TIMEOUT_S > self.now_s
             quiet = [agent for agent in self.front if not agent.rids and not agent.calls]
             assert len(self.front) <= MAX_AGENTS or not quiet
+            for application, (_, look_s) in self.front._graphs._graphs.items():
+                assert self.front.of_application(application) or look_s > self.now_s
 
     @precondition(lambda self: self.last is not None)
     @rule()

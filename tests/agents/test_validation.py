@@ -10,8 +10,10 @@ WHERE = "custom_params.tokencake"
 START = {"type": "call_start", "agent": "a", "call_id": "c", "tool": "t"}
 PROGRESS = {"type": "call_progress", "agent": "a", "call_id": "c"}
 TYPE = (
-    "type: expected one of call_start, call_progress, call_finish, agent_finish, application_finish"
+    "type: expected one of call_start, call_progress, call_finish, agent_finish, "
+    "application_start, application_finish"
 )
+GRAPH = {"type": "application_start", "application": "x"}
 WAYS = "fraction, remaining_s, stage: expected exactly one of them"
 
 
@@ -65,6 +67,23 @@ def test_an_invalid_tag_is_refused_naming_the_field(value, message):
         (PROGRESS | {"remaining_s": -1}, "remaining_s: Expected `float` >= 0.0"),
         (PROGRESS | {"stage": ""}, "stage: Expected `str` of length >= 1"),
         ({"type": "call_finish", "agent": "a"}, "Object missing required field `call_id`"),
+        (GRAPH, "Object missing required field `graph`"),
+        (GRAPH | {"graph": []}, "graph: Expected `array` of length >= 1"),
+        (GRAPH | {"graph": {"plan": []}}, "graph: Expected `array`, got `object`"),
+        (GRAPH | {"graph": [{"name": f"n{i}"} for i in range(257)]},
+         "graph: Expected `array` of length <= 256"),
+        (GRAPH | {"graph": [{"name": "plan", "before": []}]},
+         "graph[0]: Object contains unknown field `before`"),
+        (GRAPH | {"graph": [{"name": "plan"}, {"name": "code", "expected_s": -1}]},
+         "graph[1].expected_s: Expected `float` >= 0.0"),
+        (GRAPH | {"graph": [{"name": "plan"}, {"name": "plan"}]},
+         "graph: expected distinct names, got 'plan' more than once"),
+        (GRAPH | {"graph": [{"name": "plan"}, {"name": "code", "after": ["plan", "tset"]}]},
+         ("graph: 'code' comes after 'tset', which is none of the graph's nodes; they are plan, "
+          "code")),
+        (GRAPH | {"graph": [{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}]},
+         ("graph: expected an order in which nodes can follow each other, got the circle "
+          "a > b > a")),
     ],
 )  # fmt: skip
 def test_an_invalid_signal_is_refused_naming_the_field(value, message):

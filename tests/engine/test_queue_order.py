@@ -3,8 +3,9 @@
 import pytest
 
 from tests.engine.scenarios import prompt
-from tokencake_sglang.agents.events import ApplicationFinish
+from tokencake_sglang.agents.events import ApplicationFinish, ApplicationStart, GraphNode
 from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.spatial.graph import NODE_S
 from tokencake_sglang.spatial.paths import SETTLE_S, Place
 
 
@@ -109,3 +110,46 @@ def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_g
     assert remaining_s(Place("default", "summary")) == 2.0
     assert waiting(harness) == [search, summary]
     harness.run(running, search, summary)
+
+
+def test_of_a_declared_graph_the_node_with_the_longest_way_left_goes_first(harness):
+    """Even where others of its kind, by which it would be learnt, went another way."""
+    nodes = {"plan": (), "note": ("plan",), "search": ("plan",), "report": ("search", "note")}
+    times_s = {"plan": 1.0, "note": 2.0, "search": 50.0, "report": 3.0}
+    graph = tuple(
+        GraphNode(name=name, after=after, expected_s=times_s[name]) for name, after in nodes.items()
+    )
+    harness.send(ApplicationStart(application="next", graph=graph))
+    harness.generate(prompt(1, 100), 4, of("next", "plan"))
+    running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
+    harness.step(5)
+    note = harness.submit(prompt(4, 700), 4, of("next", "note"))
+    search = harness.submit(prompt(5, 700), 4, of("next", "search"))
+    harness.step(3)
+    applications = harness.planner.applications
+    assert waiting(harness) == [search, note]
+    ways_s = {
+        agent.key.agent: applications.path_of(agent)[1]
+        for agent in applications.agents_in("next")
+        if agent.rids
+    }
+    assert ways_s == {"note": 5.0, "search": 53.0}
+    harness.run(running, search, note)
+    harness.send(ApplicationFinish(application="next"))
+    harness.step()
+    assert not applications._declared
+
+
+def test_a_graph_without_times_yields_to_what_was_learnt(harness):
+    applications = harness.planner.applications
+    nodes = (GraphNode(name="a"), GraphNode(name="b", after=("a",)))
+    harness.send(ApplicationStart(application="next", graph=nodes))
+    running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
+    harness.step(5)
+    rids = [harness.submit(prompt(4 + i, 700), 4, of("next", name)) for i, name in enumerate("ab")]
+    harness.step(3)
+    first = applications.agents_in("next")[0]
+    assert applications.path_of(first)[1] == 2 * NODE_S
+    applications.paths._learn({Place("default", "a"): 0.0}, 7.0)
+    assert applications.path_of(first)[1] == 7.0
+    harness.run(running, *rids)

@@ -11,7 +11,7 @@ import pytest
 
 from tokencake_sglang import AsyncClient, Client, SignalError
 from tokencake_sglang.agents.errors import AgentError
-from tokencake_sglang.agents.events import CallProgress
+from tokencake_sglang.agents.events import CallProgress, GraphNode
 from tokencake_sglang.agents.identity import parse_tag
 from tokencake_sglang.signals.agent_handle import digest
 from tokencake_sglang.signals.tagging import find_tag
@@ -59,6 +59,21 @@ def connect(request, transport):
     yield make
     for client in made:
         client.close()
+
+
+def test_a_graph_arrives_with_the_times_that_are_known(server, connect):
+    client = connect(server, strict=True)
+    graph = {"plan": [], "code": ["plan"]}
+    replies = [client.application_start("run", graph, {"code": 20.0}) for _ in range(2)]
+    assert [reply.repeat for reply in replies] == [False, True]
+    assert server.front_door.table.graph_of("run") == (
+        GraphNode(name="plan"),
+        GraphNode(name="code", after=("plan",), expected_s=20.0),
+    )
+    with pytest.raises(
+        ValueError, match="'test' is none of the graph's nodes; they are plan, code"
+    ):
+        client.application_start("run", graph, {"test": 1.0})
 
 
 def test_signals_arrive_and_are_acknowledged(server, connect):

@@ -57,6 +57,7 @@ def test_each_signal_has_a_path_of_its_own(bench):
         bench.post("/call_finish", json={"agent": "coder", "call_id": "c"}),
         bench.post("/agent_finish", json={"agent": "coder"}),
         bench.post("/application_finish", json={"application": "coder"}),
+        bench.post("/application_start", json={"application": "coder", "graph": [{"name": "a"}]}),
     ]
     assert [answer.json() for answer in answers] == [
         {"ok": True, "sequence": 2, "repeat": False},
@@ -64,6 +65,7 @@ def test_each_signal_has_a_path_of_its_own(bench):
         {"ok": True, "sequence": 4, "repeat": False},
         {"ok": True, "sequence": 5, "repeat": False},
         {"ok": True, "sequence": 5, "repeat": True},  # its only agent has finished
+        {"ok": True, "sequence": 6, "repeat": False},
     ]
 
 

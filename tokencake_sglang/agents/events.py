@@ -6,6 +6,8 @@ replays: the same events in the same order give the same agent states everywhere
 """
 
 from collections import Counter
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated
 
 import msgspec
@@ -15,6 +17,7 @@ from tokencake_sglang.agents.identity import AgentKey, AgentTag, Name, field_of
 
 MAX_SIGNAL_BYTES = 16 * 1024
 MAX_STAGES = 16
+MAX_NODES = 256
 WAYS_OF_PROGRESS = ("fraction", "remaining_s", "stage")
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=7 * 24 * 3600.0)]
@@ -53,12 +56,7 @@ class CallStart(AgentSignal, frozen=True, kw_only=True, tag="call_start"):
     stages: Stages = ()
 
     def __post_init__(self) -> None:
-        repeated = [name for name, count in Counter(self.stages).items() if count > 1]
-        if repeated:
-            raise AgentError(
-                ErrorCode.INVALID_MESSAGE,
-                f"stages: expected distinct names, got {repeated[0]!r:.100} more than once",
-            )
+        _check_distinct("stages", self.stages)
 
 
 class CallProgress(AgentSignal, frozen=True, kw_only=True, tag="call_progress"):
@@ -93,6 +91,48 @@ class AgentFinish(AgentSignal, frozen=True, kw_only=True, tag="agent_finish"):
     """The agent will send no further request."""
 
 
+class GraphNode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place in an application's graph: what tags call ``node``, or else the agent's name.
+
+    It begins when all of ``after`` are over, and is expected to take ``expected_s``, tool calls
+    included.
+    """
+
+    name: Name
+    after: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_NODES)] = ()
+    expected_s: Seconds | None = None
+
+
+Graph = Annotated[tuple[GraphNode, ...], msgspec.Meta(min_length=1, max_length=MAX_NODES)]
+
+
+class ApplicationStart(Event, frozen=True, kw_only=True, tag="application_start"):
+    """The application's graph, before its first request or later; the latest one counts."""
+
+    application: Name
+    graph: Graph
+
+    def __post_init__(self) -> None:
+        names = [node.name for node in self.graph]
+        _check_distinct("graph", names)
+        for node in self.graph:
+            for other in node.after:
+                if other not in names:
+                    raise AgentError(
+                        ErrorCode.INVALID_MESSAGE,
+                        f"graph: {node.name!r:.100} comes after {other!r:.100}, which is none of "
+                        f"the graph's nodes; they are {', '.join(names)!s:.200}",
+                    )
+        try:
+            TopologicalSorter({node.name: node.after for node in self.graph}).prepare()
+        except CycleError as error:
+            raise AgentError(
+                ErrorCode.INVALID_MESSAGE,
+                "graph: expected an order in which nodes can follow each other, got the circle "
+                f"{' > '.join(reversed(error.args[1]))!s:.200}",
+            ) from None
+
+
 class ApplicationFinish(Event, frozen=True, kw_only=True, tag="application_finish"):
     """No agent of the application will send a further request."""
 
@@ -122,7 +162,7 @@ class DurationsKnown(Event, frozen=True, kw_only=True, tag="durations_known"):
     state: bytes
 
 
-Signal = CallStart | CallProgress | CallFinish | AgentFinish | ApplicationFinish
+Signal = CallStart | CallProgress | CallFinish | AgentFinish | ApplicationStart | ApplicationFinish
 AnyEvent = Signal | RequestBegin | RequestEnd | Tick | DurationsKnown
 
 SIGNALS: dict[str, type[Signal]] = {
@@ -130,6 +170,7 @@ SIGNALS: dict[str, type[Signal]] = {
     "call_progress": CallProgress,
     "call_finish": CallFinish,
     "agent_finish": AgentFinish,
+    "application_start": ApplicationStart,
     "application_finish": ApplicationFinish,
 }
 
@@ -162,3 +203,12 @@ def parse_signal(value: object) -> Signal:
         return msgspec.convert(value, signal_type)
     except msgspec.ValidationError as error:
         raise AgentError(ErrorCode.INVALID_MESSAGE, field_of(error).lstrip(".: ")) from None
+
+
+def _check_distinct(field: str, names: Iterable[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise AgentError(
+            ErrorCode.INVALID_MESSAGE,
+            f"{field}: expected distinct names, got {repeated[0]!r:.100} more than once",
+        )

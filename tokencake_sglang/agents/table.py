@@ -17,14 +17,17 @@ from tokencake_sglang.agents.events import (
     AgentFinish,
     AnyEvent,
     ApplicationFinish,
+    ApplicationStart,
     CallFinish,
     CallProgress,
     CallStart,
     DurationsKnown,
+    Graph,
     RequestBegin,
     RequestEnd,
     Tick,
 )
+from tokencake_sglang.agents.graphs import DeclaredGraphs
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
 
 CLOSED_CALLS_KEPT = 64
@@ -184,6 +187,7 @@ class AgentTable:
         self._by_rid: dict[str, AgentKey] = {}
         self._deadlines: Alarms[AgentKey] = Alarms()  # the soonest of an agent's open calls
         self._next_order = 0
+        self._graphs = DeclaredGraphs(agent_timeout_s)
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -203,6 +207,10 @@ class AgentTable:
         """Its agents, in the order in which they were first seen; empty when it is unknown."""
         return list(self._applications.get(application, ()))
 
+    def graph_of(self, application: str) -> Graph | None:
+        """What the application declared last; None if it did not, or is over."""
+        return self._graphs.get(application)
+
     @property
     def open_calls(self) -> int:
         """How many agents have an open tool call."""
@@ -214,7 +222,9 @@ class AgentTable:
         return len(self._by_rid)
 
     def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
-        """Applies one event and returns its consequences; empty for a repeat.
+        """Applies one event and returns its consequences for agents; empty for a repeat.
+
+        A declared graph has none: whether it is new, ``graph_of`` tells beforehand.
 
         Raises:
             AgentError: on a signal that contradicts what is known; nothing is changed then.
@@ -233,6 +243,9 @@ class AgentTable:
             case AgentFinish():
                 agent = self._known(event.key)
                 transitions = [] if agent.finished else [self._finish(agent, now_s)]
+            case ApplicationStart():
+                transitions = []  # nothing happened to an agent
+                self._graphs.keep(event.application, event.graph, now_s)
             case ApplicationFinish():
                 transitions = self._application_finish(event, now_s)
             case DurationsKnown():
@@ -386,7 +399,10 @@ class AgentTable:
                 f"application: no agent of {event.application!r} has sent a tagged request",
             )
         agents = self.of_application(event.application)
-        return [self._finish(agent, now_s) for agent in agents if not agent.finished]
+        transitions = [self._finish(agent, now_s) for agent in agents if not agent.finished]
+        if transitions:  # or nobody is told of the event
+            self._graphs.drop(event.application)
+        return transitions
 
     # -- bookkeeping --------------------------------------------------------------------------
 
@@ -442,6 +458,7 @@ class AgentTable:
         for agent in self._forgettable():
             self._forget(agent)
             transitions.append(Transition(agent, Change.AGENT_FORGOTTEN))
+        self._graphs.expire(self._applications, self.now_s)
         return transitions
 
     def _forgettable(self) -> list[Agent]:
@@ -464,3 +481,4 @@ class AgentTable:
             self._applications[application] = others
         else:
             del self._applications[application]
+            self._graphs.drop(application)

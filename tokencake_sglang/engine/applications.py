@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokencake_sglang.agents.events import Graph
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.spatial.graph import DeclaredPaths
 from tokencake_sglang.spatial.paths import Place, RemainingPaths
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 from tokencake_sglang.spatial.working_set import WorkingSet
@@ -41,6 +43,7 @@ class Applications:
 
     Args:
         agents_in: the agents of an application that the rank knows.
+        graph_of: what an application declared of its graph.
         residents: the agents that have KV in the tree.
         weights: of tenants.
         bounded: whether newcomers wait outside while there is no room for them.
@@ -51,6 +54,7 @@ class Applications:
         cache: TokencakeCache,
         agent_of: "Callable[[Req], Agent | None]",
         agents_in: Callable[[str], list[Agent]],
+        graph_of: Callable[[str], Graph | None],
         residents: Mapping[AgentKey, Resident],
         *,
         pool_tokens: int,
@@ -61,6 +65,7 @@ class Applications:
         self.cache = cache
         self.agent_of = agent_of
         self.agents_in = agents_in
+        self.graph_of = graph_of
         self.residents = residents
         self.working_set = WorkingSet(
             int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
@@ -68,6 +73,7 @@ class Applications:
         self.shares = Shares(weights)
         self.paths = RemainingPaths()
         self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open, with when they began
+        self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._tenant_tokens: Counter[str] = Counter()
@@ -124,6 +130,7 @@ class Applications:
                 self.paths.forget(application)
             elif not forgotten:
                 self.paths.finished(application, now_s)
+            self._declared.pop(application, None)
             self._running.pop(application, None)
             self._ended.discard(application)
             self.working_set.leave(application)
@@ -162,12 +169,31 @@ class Applications:
         return DEFAULT_TENANT if account is None else account.tenant
 
     def path_of(self, agent: Agent) -> tuple[float, float | None]:
-        """When the agent's open turn began, and how long applications took from there on."""
+        """When the agent's open turn began, and how long its application is expected to take from
+        there on: by a graph with times that it declared, or else by what others of its kind took,
+        or else by the nodes that are left in its graph."""
         turn = self._turns.get(agent.key)
         if turn is None:
             return agent.last_event_s, None
         place, began_s = turn
-        return began_s, self.paths.remaining_s(place)
+        application = agent.key.application
+        declared = self._declared_paths(application)
+        if declared is None or not declared.has_times:
+            learnt_s = self.paths.remaining_s(place)
+            if learnt_s is not None or declared is None:
+                return began_s, learnt_s
+        first_s = self.paths.first_began_s(application, place)
+        elapsed_s = 0.0 if first_s is None else began_s - first_s
+        return began_s, declared.remaining_s(place.name, elapsed_s)
+
+    def _declared_paths(self, application: str) -> DeclaredPaths | None:
+        graph = self.graph_of(application)
+        if graph is None:
+            return None
+        known = self._declared.get(application)
+        if known is None or known[0] is not graph:
+            known = self._declared[application] = graph, DeclaredPaths(graph)
+        return known[1]
 
     def _note_turns(self, application: str, now_s: float) -> None:
         """Remembers new open turns, where there is more than one agent: a single one has nobody to

@@ -66,6 +66,7 @@ class Planner(RankPlanner):
             cache,
             self.agent_of,
             self.table.of_application,
+            self.table.graph_of,
             self.residents,
             pool_tokens=self.pool_tokens,
             host_tokens=cache.cache_controller.mem_pool_host.size,

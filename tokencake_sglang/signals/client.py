@@ -10,7 +10,7 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import msgspec
@@ -104,6 +104,35 @@ class _Signals(Generic[Result]):
     def agent_finish(self, agent: str, application: str | None = None) -> Result:
         """The agent sends no further request."""
         return self._signal("agent_finish", agent=agent, application=application)
+
+    def application_start(
+        self,
+        application: str,
+        graph: Mapping[str, Sequence[str]],
+        expected_s: Mapping[str, float] | None = None,
+    ) -> Result:
+        """What the application is made of, so that of its requests those with the longest way left
+        go first. May be sent before its first request and again; the latest one counts.
+
+        Args:
+            graph: node → the nodes it waits for. A node is what tags call ``node``, or else an
+                agent's name.
+            expected_s: of nodes, how long they take, tool calls included, where that is known.
+
+        Raises:
+            ValueError: ``expected_s`` has a node that ``graph`` has not.
+        """
+        times_s = dict(expected_s or {})
+        nodes = [
+            {"name": name, "after": list(after), "expected_s": times_s.pop(name, None)}
+            for name, after in graph.items()
+        ]
+        if times_s:
+            raise ValueError(
+                f"expected_s: {next(iter(times_s))!r} is none of the graph's nodes; they are "
+                f"{', '.join(graph)}"
+            )
+        return self._signal("application_start", application=application, graph=nodes)
 
     def application_finish(self, application: str) -> Result:
         """No agent of the application sends a further request."""

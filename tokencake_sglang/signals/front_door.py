@@ -10,6 +10,7 @@ import msgspec
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import (
     AnyEvent,
+    ApplicationStart,
     DurationsKnown,
     RequestBegin,
     RequestEnd,
@@ -208,8 +209,12 @@ class FrontDoor:
     def _apply(self, event: AnyEvent) -> bool:
         self.open()
         stamp_s = self._now_s()
+        tells_no_agent = isinstance(event, Tick) or (
+            isinstance(event, ApplicationStart)
+            and event.graph != self.table.graph_of(event.application)
+        )
         transitions = self.table.apply(event, stamp_s)
-        if not transitions and not isinstance(event, Tick):
+        if not transitions and not tells_no_agent:
             return False
         self._remember_calls(transitions, stamp_s)
         if self._follow is not None:

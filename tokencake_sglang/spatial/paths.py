@@ -82,6 +82,11 @@ class RemainingPaths:
             del self._ended[application]
             self._learn(watched.began_s, watched.ended_s)
 
+    def first_began_s(self, application: str, place: Place) -> float | None:
+        """When the first turn there began, of an application that runs."""
+        watched = self._watched.get(application)
+        return None if watched is None else watched.began_s.get(place._replace(turn=0))
+
     def remaining_s(self, place: Place) -> float | None:
         """Expected seconds to the end from a turn's beginning; None where none was seen to end."""
         known = self._means.get(place)

@@ -1,0 +1,75 @@
+"""Graphs that applications declare: kept while there is anybody whom they are about."""
+
+import pytest
+
+from tokencake_sglang.agents import graphs
+from tokencake_sglang.agents.events import (
+    ApplicationFinish,
+    ApplicationStart,
+    GraphNode,
+    RequestBegin,
+    RequestEnd,
+    Tick,
+)
+from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.agents.table import AgentTable
+
+PLAN, CODE = GraphNode(name="plan"), GraphNode(name="code", after=("plan",))
+CODER = AgentTag(agent="coder", application="run")
+
+
+@pytest.fixture
+def table():
+    return AgentTable(call_timeout_s=10.0, agent_timeout_s=100.0)
+
+
+def declare(table, *nodes, application="run", now_s=0.0):
+    return table.apply(ApplicationStart(application=application, graph=nodes), now_s)
+
+
+def one_turn(table, now_s=0.0):
+    table.apply(RequestBegin(rid="r", tag=CODER), now_s)
+    table.apply(RequestEnd(rid="r"), now_s)
+
+
+def test_a_graph_may_come_before_any_agent_does(table):
+    assert declare(table, PLAN, CODE) == []
+    assert table.graph_of("run") == (PLAN, CODE)
+    assert table.graph_of("other") is None
+
+
+def test_the_latest_counts(table):
+    declare(table, PLAN)
+    declare(table, PLAN, CODE)
+    assert table.graph_of("run") == (PLAN, CODE)
+
+
+def test_one_whose_application_never_comes_is_dropped(table):
+    declare(table, PLAN)
+    table.apply(Tick(), 99.0)
+    assert table.graph_of("run") is not None
+    table.apply(Tick(), 100.0)
+    assert table.graph_of("run") is None
+
+
+def test_it_stays_while_an_agent_is_known_and_goes_with_the_last(table):
+    declare(table, PLAN)
+    one_turn(table, now_s=80.0)
+    table.apply(Tick(), 150.0)
+    assert table.graph_of("run") is not None
+    table.apply(Tick(), 180.0)
+    assert table.graph_of("run") is None
+
+
+def test_it_ends_with_its_application(table):
+    declare(table, PLAN)
+    one_turn(table)
+    table.apply(ApplicationFinish(application="run"), 1.0)
+    assert table.graph_of("run") is None
+
+
+def test_memory_is_bounded(table, monkeypatch):
+    monkeypatch.setattr(graphs, "NODES_KEPT", 4)
+    for number in range(3):
+        declare(table, PLAN, CODE, application=f"run-{number}")
+    assert [table.graph_of(f"run-{n}") is not None for n in range(3)] == [False, True, True]
