@@ -53,6 +53,7 @@ _OWN = (
     "tokencake_sglang/spatial",
     "tokencake_sglang/engine/planner.py",
     "tokencake_sglang/engine/temporal.py",
+    "tokencake_sglang/engine/uploads.py",
     "tokencake_sglang/engine/spatial.py",
     "tokencake_sglang/engine/applications.py",
     "tokencake_sglang/engine/headroom.py",

@@ -13,6 +13,7 @@ from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.spatial import SpatialExecutor
 from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.engine.temporal import TemporalExecutor
+from tokencake_sglang.engine.uploads import Uploads
 from tokencake_sglang.observability.decisions import Action
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.returns import learn
@@ -48,10 +49,16 @@ class Planner(RankPlanner):
         self.temporal = TemporalExecutor(
             config,
             cache,
-            timing,
             self.residents,
             self.log,
-            hold_budget_tokens=int(config.hold_max * self.pool_tokens),
+            uploads=Uploads(
+                config,
+                cache,
+                timing,
+                self.residents,
+                self.log,
+                hold_budget_tokens=int(config.hold_max * self.pool_tokens),
+            ),
             storage=StorageFetches(
                 cache,
                 self.residents,
@@ -177,7 +184,7 @@ class Planner(RankPlanner):
             self.keep_free(committed_tokens)
         if self.config.temporal_on:
             if self.left_waiting and self.cache.pin_count:
-                self.temporal.drop_holds_of_queued(self.now_s)
+                self.temporal.uploads.drop_holds_of_queued(self.now_s)
             self.temporal.step(
                 self.now_s,
                 queue_waits=bool(waiting_queue),
@@ -238,9 +245,9 @@ class Planner(RankPlanner):
         self.found_memory_full = True  # no further attempt before something has changed
 
     def drop_one_pin(self, reason: str) -> bool:
-        return self.temporal.drop_one_hold(self.now_s, reason) or self.spatial.drop_one_pin(
-            self.now_s, reason
-        )
+        if self.temporal.uploads.drop_one_hold(self.now_s, reason):
+            return True
+        return self.spatial.drop_one_pin(self.now_s, reason)
 
     def snapshot_of_policy(self) -> dict[str, Any]:
         return {

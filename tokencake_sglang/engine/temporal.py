@@ -1,19 +1,18 @@
-"""Applies the temporal policy to the cache: insure, upload, hold, and what eviction has taken."""
+"""Applies the temporal policy to the cache: insure, expect, and what eviction has taken."""
 
-import heapq
 from collections import Counter
 
 from tokencake_sglang.agents.alarms import Alarms
 from tokencake_sglang.agents.identity import AgentKey
-from tokencake_sglang.agents.table import Agent, AgentState, Call
+from tokencake_sglang.agents.table import Agent, Call
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
 from tokencake_sglang.engine.storage import StorageFetches
+from tokencake_sglang.engine.uploads import Uploads
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.returns import Return, Returns
-from tokencake_sglang.temporal.upload import UploadTiming
 
 LONGEST_STEP_S = 5.0
 """A longer silence is not a step: no tick was sent because no call was open."""
@@ -23,12 +22,6 @@ STEP_GAP_DECAY = 0.9
 LOOK_INTERVAL_S = 0.05
 """In each such piece of time one agent is expected anew, the one whose time came first: a look is
 the dearest thing that a step does without moving anything. Of a crowd the others wait."""
-
-UPLOAD_RETRY_S = 0.1
-"""After a refusal to all that were asked; sooner if another agent's upload is due."""
-
-UPLOADS_TRIED = 4
-"""How many agents are asked, in one step, whether there is room for them."""
 
 
 class TemporalExecutor:
@@ -43,32 +36,24 @@ class TemporalExecutor:
         self,
         config: TokencakeConfig,
         cache: TokencakeCache,
-        timing: UploadTiming,
         residents: dict[AgentKey, Resident],
         log: DecisionLog,
-        hold_budget_tokens: int,
+        uploads: Uploads,
         storage: StorageFetches,
     ) -> None:
         self.config = config
         self.cache = cache
-        self.timing = timing
         self.residents = residents
         self.log = log
-        self.hold_budget_tokens = hold_budget_tokens
+        self.uploads = uploads
         self.storage = storage
         self.returns = Returns(DurationModel(config.default_call_s))
-        self._uploads = "uploads" not in config.without
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
         self._last_step_s = 0.0
-        self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
         self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
         self._looks: Alarms[AgentKey] = Alarms()  # of all in a gap: when to expect them anew
-        self._starts: Alarms[AgentKey] = Alarms()  # when an upload must start
-        self._due: dict[AgentKey, Resident] = {}  # whose upload must have started by now
         self._looked_in = 0  # the LOOK_INTERVAL_S in which an agent was last expected anew
-        self._upload_again_s = 0.0
-        self._uploading: Resident | None = None
         self._evicted: Counter[AgentKey] = Counter()  # tokens since the last step
 
     # -- what happens to agents ---------------------------------------------------------------
@@ -82,7 +67,7 @@ class TemporalExecutor:
         resident = self.residents.get(agent.key)
         if resident is None:
             return
-        self._unhold(resident, call.started_s, "another_call_started")
+        self.uploads.unhold(resident, call.started_s, "another_call_started")
         self._expect(resident)
         self._uninsured[agent.key] = resident
 
@@ -112,7 +97,7 @@ class TemporalExecutor:
         if agent.calls:
             self._expect(resident)
         else:
-            self._unhold(resident, now_s, "call_lapsed")
+            self.uploads.unhold(resident, now_s, "call_lapsed")
             self._end_gap(resident)
 
     def returned(self, agent: Agent, now_s: float) -> None:
@@ -125,12 +110,6 @@ class TemporalExecutor:
         if gap is not None:
             gap.returned_s = now_s
             resident.gap = gap
-
-    def drop_holds_of_queued(self, now_s: float) -> None:
-        """While memory is short, a request that queues anyway must not hold what others need."""
-        for resident in list(self._held.values()):
-            if resident.agent.rids:
-                self._unhold(resident, now_s, "queued")
 
     def admitted(
         self, agent: Agent, now_s: float, loaded_tokens: int, storage_tokens: int = 0
@@ -147,7 +126,7 @@ class TemporalExecutor:
         if (gap := resident.gap) is not None:
             self._record_return(resident, gap, now_s, loaded_tokens, storage_tokens)
             resident.gap = None
-        self._unhold(resident, now_s, "admitted")
+        self.uploads.unhold(resident, now_s, "admitted")
 
     def _record_return(
         self,
@@ -194,14 +173,14 @@ class TemporalExecutor:
         """
         resident = self.residents.get(agent.key)
         if resident is not None and not resident.in_gap:
-            self._unhold(resident, now_s, reason)
+            self.uploads.unhold(resident, now_s, reason)
 
     def finished(self, agent: Agent, now_s: float) -> None:
         """The agent will not come back: what it has in the tree is the first to be evicted."""
         self.returns.forget(agent.key)
         resident = self.residents.get(agent.key)
         if resident is not None:
-            self._unhold(resident, now_s, "agent_finished")
+            self.uploads.unhold(resident, now_s, "agent_finished")
             self._end_gap(resident)
 
     def turn_ended(self, resident: Resident) -> None:
@@ -217,12 +196,9 @@ class TemporalExecutor:
 
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
-        for state in (
-            *(self._held, self._uninsured, self._due, self._evicted),
-            *(self._looks, self._starts),
-        ):
+        for state in (self._uninsured, self._evicted, self._looks):
             state.clear()
-        self._uploading = None
+        self.uploads.clear()
         self.storage.clear()
 
     # -- each step ----------------------------------------------------------------------------
@@ -243,8 +219,8 @@ class TemporalExecutor:
             resident = next(iter(self._uninsured.values()))
             if not self._insure(resident, now_s, keep_free_tokens):
                 break
-        if self._uploading is not None:
-            self._finish_piece(self._uploading, now_s)
+        if (loaded := self.uploads.finish_piece(now_s)) is not None:
+            self._set_alarms(loaded)
         for resident in self.storage.step(now_s, self.step_gap_s):
             self._moved_below_device(resident)
         interval = int(now_s / LOOK_INTERVAL_S)
@@ -252,37 +228,15 @@ class TemporalExecutor:
             for key in self._looks.pop_due(now_s, at_most=1):
                 self._looked_in = interval
                 self._look_again(self.residents[key], now_s)
-        for key in self._starts.pop_due(now_s + self.step_gap_s):
-            self._due[key] = self.residents[key]
-            self._upload_again_s = now_s  # the new one may be smaller, or more urgent
-        # While a queue waits, an upload would only take what it waits for, and the agent's own
-        # request would queue behind it: SGLang then loads it at admission, layer by layer.
-        if not self._due or not self._uploads or queue_waits or now_s < self._upload_again_s:
-            return
-        if self.cache.can_start_upload():
-            self._start_due_upload(now_s, keep_free_tokens)
+        self.uploads.start_due(
+            now_s, self.step_gap_s, queue_waits=queue_waits, keep_free_tokens=keep_free_tokens
+        )
 
     def _measure_step(self, now_s: float) -> None:
         """Stamps are the only clock here: steps are measured by the ticks that reach them."""
         gap_s, self._last_step_s = now_s - self._last_step_s, now_s
         if 0.0 < gap_s < LONGEST_STEP_S:
             self.step_gap_s = max(gap_s, STEP_GAP_DECAY * self.step_gap_s)
-
-    def drop_one_hold(self, now_s: float, reason: str) -> bool:
-        """Unpins the held agent that is expected last; False when nothing is held."""
-        if not self._held:
-            return False
-        # Agents whose request is already here come last: they are nearest to using it.
-        victim = max(
-            self._held.values(),
-            key=lambda r: (
-                r.agent.state is not AgentState.ACTIVE,
-                r.return_s or 0.0,
-                r.agent.seen_order,
-            ),
-        )
-        self._unhold(victim, now_s, reason)
-        return True
 
     def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         """A copy locks the path until it is done: what others are sure to take must be left.
@@ -321,7 +275,7 @@ class TemporalExecutor:
             if resident.gap is not None:
                 resident.gap.released_tokens += tokens
             if resident.in_gap and resident.residence in (Residence.DEVICE, Residence.HOST):
-                self._see_where_it_is(resident)
+                self.uploads.see_where_it_is(resident)
                 self._set_alarms(resident)
         self._evicted.clear()
 
@@ -333,7 +287,7 @@ class TemporalExecutor:
 
     def _await(self, resident: Resident, expected: Return) -> Gap:
         if not resident.in_gap:
-            self._see_where_it_is(resident)
+            self.uploads.see_where_it_is(resident)
         resident.expected = expected
         if resident.gap is None or resident.gap.returned_s is not None:
             resident.gap = Gap()
@@ -347,14 +301,10 @@ class TemporalExecutor:
         if resident.agent.calls:
             look_s = min(look_s, self.returns.look_again_s(key))
         self._looks.set(key, look_s)
-        self._due.pop(key, None)
-        if resident.residence is Residence.HOST:
-            self._starts.set(key, self.timing.start_s(return_s, resident.host_only_tokens))
-        else:
-            self._starts.cancel(key)
+        self.uploads.plan(resident)
         if key in self.storage:
             below = resident.host_only_tokens + self.storage.tail_tokens(key)
-            self.storage.plan(resident, self.timing.start_s(return_s, below))
+            self.storage.plan(resident, self.uploads.start_s(resident, below))
 
     def _moved_below_device(self, resident: Resident) -> None:
         """The host tier has dropped a part of the agent's path, or has it from storage again."""
@@ -362,109 +312,30 @@ class TemporalExecutor:
             return
         before = resident.residence
         if before is not Residence.UPLOADING:  # then it is seen when the piece ends
-            self._see_where_it_is(resident)
+            self.uploads.see_where_it_is(resident)
             if before is Residence.HELD and resident.residence is Residence.DEVICE:
                 resident.residence = before  # nothing came of it
         self._set_alarms(resident)
-
-    def _see_where_it_is(self, resident: Resident) -> None:
-        """Asks the tree how much of the path is on the host only."""
-        resident.host_only_tokens = self.cache.host_only_tokens(resident.leaf_id)
-        worth_a_load = resident.host_only_tokens >= self.cache.load_back_threshold
-        resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
 
     def _look_again(self, resident: Resident, now_s: float) -> None:
         """A call lasts, or a return does not come."""
         assert resident.return_s is not None
         if now_s >= resident.return_s + self.config.hold_timeout_s:
-            self._unhold(resident, now_s, "overdue")
+            self.uploads.unhold(resident, now_s, "overdue")
             if not resident.agent.calls:
                 self._end_gap(resident)
                 return
         self.returns.revise(resident.agent, now_s)
         self._expect(resident)
         if resident.return_s > now_s + self.config.hold_timeout_s:
-            self._unhold(resident, now_s, "return_slipped")
-
-    def _finish_piece(self, resident: Resident, now_s: float) -> None:
-        if self.cache.is_uploading(resident.leaf_id):
-            return
-        self._uploading = None
-        if resident.residence is not Residence.UPLOADING:
-            return  # its gap is over
-        self._see_where_it_is(resident)
-        loaded = self.cache.deepest_on_device(resident.leaf_id)
-        if loaded is not None and self.cache.pin(resident.hold_holder, loaded):
-            self._held[resident.agent.key] = resident
-            if resident.residence is Residence.DEVICE:
-                resident.residence = Residence.HELD
-                tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
-                self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
-                return
-        self._set_alarms(resident)  # for the next piece
-
-    def _start_due_upload(self, now_s: float, keep_free_tokens: int) -> None:
-        """Starts one piece for the agent that is expected first, of those for whom there is room."""
-        soonest = heapq.nsmallest(
-            UPLOADS_TRIED, self._due.values(), key=lambda r: (r.return_s, r.agent.seen_order)
-        )
-        for resident in soonest:
-            if self._upload_piece(resident, now_s, keep_free_tokens):
-                return
-        self._upload_again_s = now_s + UPLOAD_RETRY_S
-
-    def _upload_piece(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
-        key = resident.agent.key
-        gap = resident.gap
-        assert gap is not None
-        refusal = None
-        tokens = 0
-        if resident.agent.calls and not self._fits_hold_budget(resident):
-            refusal = "hold_budget_spent"
-        else:
-            tokens = self.cache.upload(
-                resident.leaf_id, self.config.upload_piece_tokens, keep_free_tokens
-            )
-            if tokens == 0:
-                refusal = "no_room"
-        if refusal is not None:
-            if not gap.upload_wanted:  # once a gap, not once a step
-                self.log.record(now_s, key, Action.UPLOAD, refusal)
-            gap.upload_wanted = True
-            return False
-        gap.upload_wanted = True
-        gap.uploaded_tokens += tokens
-        resident.residence = Residence.UPLOADING
-        self._uploading = self._due.pop(key)
-        reason = "return_predicted" if resident.agent.calls else "call_finished"
-        self.log.record(
-            now_s, key, Action.UPLOAD, reason, tokens, expected_return_s=resident.return_s
-        )
-        return True
-
-    def _fits_hold_budget(self, resident: Resident) -> bool:
-        if sum(other.tokens for other in self._held.values()) + resident.tokens <= (
-            self.hold_budget_tokens
-        ):
-            return True  # without a walk through the tree for what they share
-        holders = [other.hold_holder for other in self._held.values()]
-        held = self.cache.pinned_tokens(holders, also=resident.leaf_id)
-        return held <= self.hold_budget_tokens
-
-    def _unhold(self, resident: Resident, now_s: float, reason: str) -> None:
-        if self._held.pop(resident.agent.key, None) is not None:
-            self.cache.unpin(resident.hold_holder)
-            if resident.residence is Residence.HELD:
-                resident.residence = Residence.DEVICE  # anybody may evict it now
-            self.log.record(now_s, resident.agent.key, Action.UNHOLD, reason)
+            self.uploads.unhold(resident, now_s, "return_slipped")
 
     def _end_gap(self, resident: Resident) -> None:
         key = resident.agent.key
         self.storage.gap_over(resident, self._last_step_s)
-        for state in (self._uninsured, self._due):
-            state.pop(key, None)
+        self._uninsured.pop(key, None)
         self._looks.cancel(key)
-        self._starts.cancel(key)
+        self.uploads.gap_over(resident)
         resident.residence = Residence.DEVICE
         resident.expected = None
         resident.gap = None
@@ -474,9 +345,7 @@ class TemporalExecutor:
     def snapshot(self) -> dict[str, int]:
         return {
             "in_gap": len(self._looks),
-            "uploading": int(self._uploading is not None),
-            "held": len(self._held),
-            "hold_budget_tokens": self.hold_budget_tokens,
+            **self.uploads.snapshot(),
             **(self.storage.snapshot() if self.storage.on else {}),
         }
 
