@@ -1,5 +1,8 @@
 """Uploads ahead of a return, in pieces, and holds, on a real scheduler."""
 
+import msgspec
+import pytest
+
 from tests.engine.scenarios import (
     AGENT,
     PATH_TOKENS,
@@ -7,9 +10,13 @@ from tests.engine.scenarios import (
     finish_calls,
     prompt,
     stalled_agent,
+    start_call,
     tiers,
 )
+from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.residents import Residence
+from tokencake_sglang.temporal.duration import CallFeatures
+from tokencake_sglang.temporal.returns import Return
 
 
 def test_it_is_back_and_held_before_the_predicted_end(harness):
@@ -112,3 +119,67 @@ def test_an_upload_leaves_enough_beside_the_prefix_that_it_locks(harness):
     assert harness.cache.upload(leaf_id, 512, keep_free_tokens=free - missing - held) == missing
     assert allocator.available_size() + harness.cache.full_evictable_size() >= free - missing - held
     harness.settle()
+
+
+USUAL = AgentTag(agent="coder", application="app", agent_type="small")
+CRITICAL = msgspec.structs.replace(USUAL, critical=True)
+"""With a quota too small for its path, which would otherwise be pinned and never leave."""
+
+
+def first_upload_after_s(harness, tag: AgentTag) -> float:
+    """Seconds from the start of a call, whose length is learnt, to the first piece of an upload.
+
+    Such calls took 10 to 29 s, each as often. Time passes in steps of 0.1 s.
+    """
+    harness.start_over()
+    durations = harness.planner.temporal.returns.durations
+    for number in range(100):
+        call = CallFeatures("tests", tag.agent_type, tag.application)
+        durations.observe(call, 10.0 + 7 * number % 20)
+    harness.generate(prompt(1), 16, tag)
+    started_s = harness.now_s
+    start_call(harness, tag, predicted_s=None)
+    fill_pool(harness)
+    assert tiers(harness, tag) == (0, PATH_TOKENS)
+    while not harness.decisions("upload"):
+        assert harness.now_s < started_s + 60.0, "never uploaded"
+        harness.at(harness.now_s + 0.1)
+        harness.step()
+    return harness.now_s - started_s
+
+
+def test_a_critical_agents_upload_starts_earlier(harness):
+    """In time for the quarter of the calls that ends first, not for the half."""
+    assert 15.0 < first_upload_after_s(harness, CRITICAL) < 20.0
+    assert 22.0 < first_upload_after_s(harness, USUAL) < 29.0
+
+
+def test_whoever_is_of_a_critical_type_is_critical(harness, monkeypatch):
+    monkeypatch.setattr(harness.planner.spatial, "critical_types", frozenset({"small"}))
+    assert 15.0 < first_upload_after_s(harness, USUAL) < 20.0
+
+
+@pytest.mark.parametrize(
+    ("early_s", "unholds"),
+    [(None, [("coder", "return_slipped")]), (20.0, [("coder", "return_slipped")]), (1.0, [])],
+)
+def test_a_hold_is_kept_while_its_upload_would_be_wanted(harness, monkeypatch, early_s, unholds):
+    """However far the return itself is: else the early upload would have been for nothing."""
+    stalled_agent(harness, predicted_s=10.0)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    resident = harness.planner.residents[AGENT.key]
+    assert resident.residence is Residence.HELD
+    returns = harness.planner.temporal.returns
+
+    def revise(agent, now_s: float) -> None:
+        upload_by_s = None if early_s is None else now_s + early_s
+        late = Return(now_s + 60.0, now_s, promised=False, call=agent.calls[0], early_s=upload_by_s)
+        returns._ends[agent.key] = (late,)
+
+    monkeypatch.setattr(returns, "revise", revise)
+    harness.at(harness.now_s + 0.2)  # its time is up: it is expected anew
+    harness.step()
+    assert resident.return_s == harness.now_s + 60.0
+    assert harness.decisions("unhold") == unholds

@@ -11,8 +11,10 @@ from tokencake_sglang.agents.identity import AgentKey, AgentTag
 from tokencake_sglang.agents.table import AgentTable, Change
 from tokencake_sglang.temporal.duration import CallFeatures, DurationModel
 from tokencake_sglang.temporal.returns import REVISION_S, REVISION_SHARE, Return, Returns, learn
+from tokencake_sglang.temporal.upload import UploadTiming
 
 TAG = AgentTag(agent="a", application="app", agent_type="coder")
+CRITICAL = AgentTag(agent="a", application="app", agent_type="coder", critical=True)
 KEY: AgentKey = TAG.key
 WHO = {"agent": "a", "application": "app"}
 
@@ -20,10 +22,10 @@ WHO = {"agent": "a", "application": "app"}
 class Told:
     """An agent table and what is made of its transitions, as the main process and a rank do it."""
 
-    def __init__(self, durations: DurationModel | None = None) -> None:
+    def __init__(self, durations: DurationModel | None = None, tag: AgentTag = TAG) -> None:
         self.table = AgentTable(call_timeout_s=600.0, agent_timeout_s=3600.0)
-        self.returns = Returns(durations or DurationModel(1.0))
-        self.apply(0.0, RequestBegin(rid="r", tag=TAG))
+        self.returns = Returns(durations or DurationModel(1.0), lambda agent: agent.critical)
+        self.apply(0.0, RequestBegin(rid="r", tag=tag))
 
     def apply(self, now_s: float, event) -> None:
         for transition in self.table.apply(event, now_s):
@@ -133,6 +135,71 @@ def test_stages_to_come_are_expected_one_by_one():
     assert math.isclose(told.expected().at_s - 50_000.0, 42.0, rel_tol=0.1)
     told.progress(50_100.0, stage="generate")  # the query took long for once
     assert math.isclose(told.expected().at_s - 50_100.0, 40.0, rel_tol=0.1)
+
+
+def lasting(*lengths_s: float) -> DurationModel:
+    """A model that has seen calls of these lengths."""
+    durations = DurationModel(1.0)
+    for length_s in lengths_s:
+        durations.observe(CallFeatures("pytest", "coder", "app"), length_s)
+    return durations
+
+
+SOON_OR_LATE = [30.0, 10.0, 30.0, 10.0, 30.0] * 20
+"""Two of five calls are over after ten seconds."""
+
+
+def test_a_critical_agents_upload_is_for_the_quarter_that_returns_first():
+    length = lasting(*SOON_OR_LATE).expect(CallFeatures("pytest", "coder", "app"))
+    for tag, quantile in ((TAG, 0.5), (CRITICAL, 0.25)):
+        told = Told(lasting(*SOON_OR_LATE), tag)
+        told.start(100.0)
+        assert told.expected().upload_by_s == 100.0 + length.quantile(quantile)
+        assert told.expected().at_s == 100.0 + length.quantile(0.5)
+        later = told.revise(115.0)
+        assert later.upload_by_s == 100.0 + length.quantile(quantile, 15.0)
+    assert length.quantile(0.25) < 12.0
+    assert length.quantile(0.5) > 20.0
+
+
+def test_a_promise_is_its_own_upload_time():
+    told = Told(tag=CRITICAL)
+    told.start(10.0, predicted_s=30.0)
+    assert told.expected() == Return(40.0, 10.0, promised=True)
+    assert told.expected().upload_by_s == 40.0
+
+
+def test_of_several_calls_the_last_upload_time_counts():
+    told = Told(lasting(*SOON_OR_LATE), CRITICAL)
+    told.start(0.0, "learnt")
+    alone = told.expected()
+    assert alone.upload_by_s < 15.0 < alone.at_s
+    told.start(1.0, "promised", predicted_s=14.0)
+    assert (told.expected().at_s, told.expected().upload_by_s) == (alone.at_s, 15.0)
+    told.apply(2.0, CallFinish(**WHO, call_id="promised"))
+    assert told.expected() == alone
+
+
+@given(
+    st.lists(st.floats(0.01, 1000.0), max_size=20),
+    st.lists(st.floats(0.1, 1000.0) | st.none(), min_size=1, max_size=3),
+    st.lists(st.floats(0.01, 500.0), max_size=6),
+    st.integers(0, 100_000),
+)
+def test_a_critical_agents_upload_never_starts_later(lengths_s, calls, passed, host_tokens):
+    timing = UploadTiming(link_tokens_per_s=100_000.0, lead_s=0.2)
+    agents = [Told(lasting(*lengths_s), tag) for tag in (TAG, CRITICAL)]
+    for number, predicted_s in enumerate(calls):
+        for told in agents:
+            told.start(0.0, f"c{number}", predicted_s=predicted_s)
+    now_s = 0.0
+    for passed_s in [0.0, *passed]:
+        now_s += passed_s
+        usual, critical = (told.revise(now_s) for told in agents)
+        assert critical.at_s == usual.at_s == usual.upload_by_s
+        starts_s = [timing.start_s(end.upload_by_s, host_tokens) for end in (critical, usual)]
+        assert starts_s[0] <= starts_s[1]
+        assert critical.upload_by_s >= now_s
 
 
 @given(

@@ -42,6 +42,7 @@ class Planner(RankPlanner):
         **facts: Any,
     ) -> None:
         super().__init__(config, cache, **facts)
+        self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
         timing = UploadTiming(
             link_tokens_per_s=config.link_bytes_per_s / self.kv_bytes_per_token,
             lead_s=config.upload_lead_s,
@@ -67,8 +68,8 @@ class Planner(RankPlanner):
                 self.retarget,
                 self.kv_bytes_per_token,
             ),
+            is_critical=self.spatial.is_critical,
         )
-        self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
         self.applications = Applications(
             cache,
             self.agent_of,

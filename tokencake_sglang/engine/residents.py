@@ -78,6 +78,11 @@ class Resident:
         return None if self.expected is None else self.expected.at_s
 
     @property
+    def upload_by_s(self) -> float | None:
+        """When its KV should be back on the device; of a critical agent before its return."""
+        return None if self.expected is None else self.expected.upload_by_s
+
+    @property
     def leaf_id(self) -> int:
         return self.node_ids[-1]
 

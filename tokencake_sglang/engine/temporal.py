@@ -1,6 +1,7 @@
 """Applies the temporal policy to the cache: insure, expect, and what eviction has taken."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from tokencake_sglang.agents.alarms import Alarms
 from tokencake_sglang.agents.identity import AgentKey
@@ -40,6 +41,7 @@ class TemporalExecutor:
         log: DecisionLog,
         uploads: Uploads,
         storage: StorageFetches,
+        is_critical: Callable[[Agent], bool],
     ) -> None:
         self.config = config
         self.cache = cache
@@ -47,7 +49,7 @@ class TemporalExecutor:
         self.log = log
         self.uploads = uploads
         self.storage = storage
-        self.returns = Returns(DurationModel(config.default_call_s))
+        self.returns = Returns(DurationModel(config.default_call_s), is_critical)
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
         self._last_step_s = 0.0
@@ -327,7 +329,11 @@ class TemporalExecutor:
                 return
         self.returns.revise(resident.agent, now_s)
         self._expect(resident)
-        if resident.return_s > now_s + self.config.hold_timeout_s:
+        # By the time at which it would be uploaded: by its return, an upload for an early one would
+        # be let go at once.
+        upload_by_s = resident.upload_by_s
+        assert upload_by_s is not None
+        if upload_by_s > now_s + self.config.hold_timeout_s:
             self.uploads.unhold(resident, now_s, "return_slipped")
 
     def _end_gap(self, resident: Resident) -> None:

@@ -56,9 +56,9 @@ class Uploads:
         resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
 
     def start_s(self, resident: Resident, tokens: int) -> float:
-        """When the upload of ``tokens`` must start for the agent's expected return."""
-        assert resident.return_s is not None
-        return self.timing.start_s(resident.return_s, tokens)
+        """When the upload of ``tokens`` must start to be complete when the agent needs it."""
+        assert resident.upload_by_s is not None
+        return self.timing.start_s(resident.upload_by_s, tokens)
 
     def plan(self, resident: Resident) -> None:
         """Plans the upload of what is on the host only, in place of what was planned before."""
@@ -125,9 +125,9 @@ class Uploads:
             self._start_soonest(now_s, keep_free_tokens)
 
     def _start_soonest(self, now_s: float, keep_free_tokens: int) -> None:
-        """Starts one piece for the agent that is expected first, of those for whom there is room."""
+        """Starts one piece for the agent that needs it first, of those for whom there is room."""
         soonest = heapq.nsmallest(
-            UPLOADS_TRIED, self._due.values(), key=lambda r: (r.return_s, r.agent.seen_order)
+            UPLOADS_TRIED, self._due.values(), key=lambda r: (r.upload_by_s, r.agent.seen_order)
         )
         for resident in soonest:
             if self._upload_piece(resident, now_s, keep_free_tokens):

@@ -1,11 +1,13 @@
 """When agents in tool calls will be back: what is expected of each open call, revised as it lasts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, Call, Change, Transition
 from tokencake_sglang.temporal.duration import CallFeatures, DurationModel, Source
 from tokencake_sglang.temporal.durations.distribution import Distribution
+from tokencake_sglang.temporal.upload import CRITICAL_QUANTILE
 
 REVISION_S = 1.0
 REVISION_SHARE = 0.25
@@ -46,12 +48,20 @@ class Return:
     ``promised`` says that the number is the caller's own and its time is not up yet. Any other is
     a median given how long the call had lasted at ``seen_s``: as time passes without an end, the
     end recedes. ``call`` is the one that ends then; None where none is open any more.
+    ``early_s`` is the earlier time at which a critical agent's KV should be back on the device;
+    None where that is ``at_s``, as it is for promises and for all other agents.
     """
 
     at_s: float
     seen_s: float
     promised: bool
     call: Call | None = field(default=None, compare=False, repr=False)
+    early_s: float | None = None
+
+    @property
+    def upload_by_s(self) -> float:
+        """When the agent's KV should be back on the device."""
+        return self.at_s if self.early_s is None else self.early_s
 
     def seconds_left(self, now_s: float) -> float:
         """Expected seconds until the agent is back.
@@ -64,10 +74,15 @@ class Return:
 
 
 class Returns:
-    """What is expected of every open call. Changes with events only, and when told to revise."""
+    """What is expected of every open call. Changes with events only, and when told to revise.
 
-    def __init__(self, durations: DurationModel) -> None:
+    Args:
+        is_critical: whether an agent's KV should be back early rather than late.
+    """
+
+    def __init__(self, durations: DurationModel, is_critical: Callable[[Agent], bool]) -> None:
         self.durations = durations
+        self.is_critical = is_critical
         # Most agents have one open call, or none.
         self._ends: dict[AgentKey, tuple[Return, ...]] = {}
 
@@ -100,9 +115,16 @@ class Returns:
         )
 
     def of(self, key: AgentKey) -> Return | None:
-        """The agent returns when the last of its open calls ends; None when none is open."""
+        """The agent returns when the last of its open calls ends; None when none is open.
+
+        Its KV should be back by the last of the times that the calls ask for, one by one.
+        """
         ends = self._ends.get(key)
-        return None if ends is None else max(ends, key=lambda end: end.at_s)
+        if ends is None:
+            return None
+        last = max(ends, key=lambda end: end.at_s)
+        upload_by_s = max(end.upload_by_s for end in ends)
+        return last if upload_by_s == last.upload_by_s else replace(last, early_s=upload_by_s)
 
     def look_again_s(self, key: AgentKey) -> float:
         """When ``revise`` is next worth its while: of calls whose ends are promised, at the last
@@ -122,13 +144,18 @@ class Returns:
         return self._median_end(agent, call, now_s)
 
     def _median_end(self, agent: Agent, call: Call, now_s: float) -> Return:
-        """The median, given that the call has not ended by ``now_s``.
+        """The median, given that the call has not ended by ``now_s``; and of a critical agent the
+        quantile that its upload aims at.
 
         The distribution is made anew each time: kept, it would be the largest thing an agent has.
         """
         elapsed_s = max(now_s - call.started_s, 0.0)
-        median_s = self._expected_length(agent, call).quantile(0.5, elapsed_s)
-        return Return(call.started_s + median_s, now_s, promised=False, call=call)
+        length = self._expected_length(agent, call)
+        early_s = None
+        if self.is_critical(agent):
+            early_s = call.started_s + length.quantile(CRITICAL_QUANTILE, elapsed_s)
+        at_s = call.started_s + length.quantile(0.5, elapsed_s)
+        return Return(at_s, now_s, promised=False, call=call, early_s=early_s)
 
     def _promised(self, agent: Agent, call: Call) -> float | None:
         """The whole length by the caller's word, corrected by how its words turned out before;
