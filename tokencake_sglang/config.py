@@ -26,7 +26,9 @@ Switch = Literal["on", "off"]
 Part = Literal["order", "working-set", "reopening", "headroom", "eviction", "uploads"]
 SWITCHES = ("temporal", "spatial")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
+TenantName = Annotated[str, Field(min_length=1)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)]
 
 
@@ -86,6 +88,13 @@ class TokencakeConfig:
     tenants: Annotated[
         dict[str, Weight],
         Field(description="per tenant, the weight of its share of the KV pool; others weigh 1"),
+    ] = Field(default_factory=dict)
+    tenant_quotas: Annotated[
+        dict[TenantName, PositiveFraction],
+        Field(
+            description="per tenant, the most of the KV pool that its applications may be expected "
+            "to fill; others are not bounded"
+        ),
     ] = Field(default_factory=dict)
     untagged_first_token_s: Annotated[
         PositiveSeconds | None,
@@ -271,7 +280,7 @@ def _from_text(name: str, text: str) -> Any:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if name in ("critical_types", "without"):
         return tuple(parts)
-    if name in ("quotas", "tenants"):
+    if name in ("quotas", "tenants", "tenant_quotas"):
         return {key.strip(): value for key, _, value in (part.partition("=") for part in parts)}
     return text
 

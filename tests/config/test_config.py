@@ -59,9 +59,16 @@ def test_the_file_can_be_named_by_a_variable(tmp_path):
 
 
 def test_lists_and_tables_are_read_from_text():
-    config = load_config({"quotas": "a=0.5, b=0.25"}, {"TOKENCAKE_CRITICAL_TYPES": "a, b"})
+    environment = {"TOKENCAKE_CRITICAL_TYPES": "a, b", "TOKENCAKE_TENANT_QUOTAS": "c=1,d=0.1"}
+    config = load_config({"quotas": "a=0.5, b=0.25"}, environment)
     assert config.critical_types == ("a", "b")
     assert config.quotas == {"a": 0.5, "b": 0.25}
+    assert config.tenant_quotas == {"c": 1.0, "d": 0.1}
+
+
+def test_quotas_of_tenants_may_sum_up_to_more_than_the_pool(tmp_path):
+    file = written(tmp_path, "[tenant_quotas]\na = 0.8\nb = 0.8")
+    assert load_config({}, {}, file).tenant_quotas == {"a": 0.8, "b": 0.8}
 
 
 # -- what an unusable value is answered with --------------------------------------------------
@@ -82,6 +89,15 @@ def test_lists_and_tables_are_read_from_text():
                                            "greater than or equal to 16, got '8'")),
         ({"tick_interval_s": "nan"}, {}, ("--tokencake-tick-interval-s: Input should be less "
                                          "than or equal to 1, got 'nan'")),
+        ({"tenant_quotas": "a=0"}, {}, ("--tokencake-tenant-quotas: Input should be greater than "
+                                       "0, got '0'")),
+        ({"tenant_quotas": "a=1.5"}, {}, ("--tokencake-tenant-quotas: Input should be less than or "
+                                         "equal to 1, got '1.5'")),
+        ({}, {"TOKENCAKE_TENANT_QUOTAS": "a"}, ("TOKENCAKE_TENANT_QUOTAS: Input should be a valid "
+                                               "number, unable to parse string as a number, "
+                                               "got ''")),
+        ({"tenant_quotas": "=0.5"}, {}, ("--tokencake-tenant-quotas: String should have at least 1 "
+                                        "character, got ''")),
     ],
 )  # fmt: skip
 def test_an_unusable_value_names_option_value_and_what_is_accepted(flags, environment, message):
@@ -161,6 +177,7 @@ OPTIONS = st.fixed_dictionaries(
         "zmq_endpoint": st.one_of(st.none(), NAMES),
         "critical_types": st.lists(NAMES, max_size=3),
         "quotas": st.dictionaries(NAMES, st.floats(0.0, 0.3), max_size=3),
+        "tenant_quotas": st.dictionaries(NAMES, st.floats(0.0, 1.0, exclude_min=True), max_size=3),
         "default_call_s": SECONDS,
         "upload_lead_s": st.floats(0.0, 60.0),
         "hold_timeout_s": SECONDS,

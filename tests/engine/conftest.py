@@ -17,7 +17,7 @@ def scheduler_process(tmp_path_factory: pytest.TempPathFactory) -> SchedulerHarn
         *("--enable-tokencake", "--tokencake-hold-max", "0.5", "--tokencake-reserve-max", "0.5"),
         *("--tokencake-quotas", "small=0.1", "--tokencake-upload-piece-tokens", "256"),
         *("--tokencake-tenants", "heavy=3", "--tokencake-untagged-first-token-s", "20"),
-        *("--hicache-ratio", "4"),
+        *("--tokencake-tenant-quotas", "half=0.5", "--hicache-ratio", "4"),
         kv_tokens=KV_TOKENS,
         page_size=PAGE_SIZE,
     )

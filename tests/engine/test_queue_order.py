@@ -59,9 +59,7 @@ def test_when_all_is_over_no_tenant_is_kept(harness):
     rids = older_and_younger_in_the_queue(harness, "busy", "modest")
     harness.run(*rids)
     harness.finish_everything()
-    applications = harness.planner.applications
-    assert not applications.shares._accounts
-    assert not applications._tenant_tokens
+    assert not harness.planner.applications.shares._accounts
 
 
 @pytest.fixture

@@ -71,6 +71,38 @@ def test_a_type_with_a_quota_has_its_own_partition(harness):
     assert harness.cache.pin_count == 2
 
 
+def critical(agent: str, tenant: str | None, agent_type: str = "default") -> AgentTag:
+    application = f"of {tenant}"
+    return AgentTag(
+        agent=agent, application=application, agent_type=agent_type, critical=True, tenant=tenant
+    )
+
+
+def test_pins_of_one_tenant_stay_within_its_quota_whatever_their_partition(harness):
+    """Half of the reserve, 512 tokens; what others have pinned does not count."""
+    turn(harness, critical("other", "other"), seed=33, tokens=100)
+    turn(harness, critical("small", "half", "small"), seed=34, tokens=70)
+    turn(harness, critical("h0", "half"), seed=35, tokens=200)
+    assert harness.decisions("unpin") == []
+    start_call(harness, critical("h0", "half"), 300.0)  # nothing of the application is open
+    turn(harness, critical("h1", "half"), seed=36, tokens=280)
+    assert harness.decisions("unpin") == [("small", "tenant_quota")]
+    turn(harness, critical("h2", "half"), seed=37, tokens=200)
+    assert harness.decisions("unpin")[1:] == [("h0", "tenant_quota")]
+    assert harness.cache.pin_count == 3
+
+
+def test_a_path_larger_than_its_tenants_quota_is_not_pinned(harness):
+    turn(harness, critical("h", "half"), seed=38, tokens=400)
+    assert harness.cache.pin_count == 1
+    turn(harness, critical("h", "half"), seed=39, tokens=520)
+    assert harness.decisions("pin")[-1] == ("h", "exceeds_tenant_quota")
+    assert harness.decisions("unpin") == [("h", "outgrew_tenant_quota")]
+    turn(harness, critical("o", "other"), seed=40, tokens=520)
+    assert harness.decisions("pin")[-1] == ("o", "critical")
+    assert harness.cache.pin_count == 1
+
+
 def test_a_shared_prefix_counts_once_against_the_quota(harness):
     shared = prompt(40, 500)
     for name in ("r0", "r1", "r2"):
@@ -237,3 +269,15 @@ def test_rules_for_an_order_that_is_off_are_said_to_be_none(caplog, off, rule):
         assert "rules for the queue's order" not in caplog.text
         SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
     assert "rules for the queue's order" in caplog.text
+
+
+@pytest.mark.parametrize("off", [{"spatial": "off"}, {"without": ("working-set",)}])
+def test_quotas_of_tenants_in_no_working_set_are_said_to_be_none(caplog, off):
+    caplog.set_level("WARNING")
+    quotas = {"tenant_quotas": {"a": 0.5}}
+    for config in (TokencakeConfig(**off), TokencakeConfig(**quotas)):
+        SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
+        assert "tenant_quotas" not in caplog.text
+    config = TokencakeConfig(**quotas, **off)
+    SpatialExecutor(config, SimpleNamespace(), lambda req: None, DecisionLog(), pool_tokens=100)
+    assert "tenant_quotas {'a': 0.5} bound" in caplog.text

@@ -4,8 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokencake_sglang.spatial import shares as shares_module
 from tokencake_sglang.spatial.order import Queued, admission_order
-from tokencake_sglang.spatial.shares import Shares
+
+
+class Shares(shares_module.Shares):
+    """Shares that can be told totals in place of what has changed."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        super().__init__(weights)
+        self.totals: dict[str, tuple[int, int]] = {}
+
+    def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
+        tokens, requests = self.totals.get(tenant, (0, 0))
+        self.totals[tenant] = running_tokens, int(active)
+        self.add(tenant, now_s, tokens=running_tokens - tokens, requests=int(active) - requests)
 
 
 def served(weights: dict[str, float], tenants: str, rounds: int) -> dict[str, int]:
@@ -66,6 +79,26 @@ def test_idle_tenants_are_forgotten_once_that_changes_nothing():
     assert shares._accounts.keys() == {"ahead", "running"}
     shares.forget_idle(3.0)  # the one that runs has had as much by now
     assert shares._accounts.keys() == {"running"}
+
+
+def test_a_tenant_is_active_until_the_last_of_its_requests_has_ended():
+    shares = Shares({})
+    shares.add("two", 0.0, tokens=100, requests=2)
+    shares.add("one", 0.0, tokens=50, requests=1)
+    shares.add("two", 1.0, tokens=-60, requests=-1)
+    shares.add("one", 2.0, tokens=-50, requests=-1)
+    assert shares.virtual_s("two", 2.0) == 100 + 40
+    assert shares.virtual_s("new", 2.0) == 140, "it begins where the only active one is"
+
+
+def test_who_still_holds_something_is_not_forgotten():
+    """An aborted request runs for another step, and what it held is taken off afterwards."""
+    shares = Shares({})
+    shares.add("aborted", 0.0, tokens=100, requests=1)
+    shares.add("aborted", 0.0, tokens=0, requests=-1)
+    shares.forget_idle(0.0)
+    shares.add("aborted", 1.0, tokens=-100, requests=0)
+    assert shares.virtual_s("aborted", 50.0) == 100
 
 
 requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4000)), max_size=20).map(

@@ -1,8 +1,9 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.events import Graph
@@ -29,6 +30,13 @@ IDLE_S = 60.0
 needs the room. Sooner, a short pause of its program would cost it its place."""
 
 
+class Outside(StrEnum):
+    """What keeps a newcomer outside the working set, as the decision log names it."""
+
+    NO_ROOM = "working_set"
+    OVER_QUOTA = "tenant_quota"
+
+
 @dataclass(slots=True)
 class _Account:
     """What an application adds to its tenant's: tokens of running requests, and open requests."""
@@ -46,6 +54,7 @@ class Applications:
         graph_of: what an application declared of its graph.
         residents: the agents that have KV in the tree.
         weights: of tenants.
+        quotas: of tenants, as parts of the pool.
         bounded: whether newcomers wait outside while there is no room for them.
     """
 
@@ -60,6 +69,7 @@ class Applications:
         pool_tokens: int,
         host_tokens: int,
         weights: Mapping[str, float],
+        quotas: Mapping[str, float],
         bounded: bool = True,
     ) -> None:
         self.cache = cache
@@ -68,7 +78,9 @@ class Applications:
         self.graph_of = graph_of
         self.residents = residents
         self.working_set = WorkingSet(
-            int(DEMAND_SHARE * pool_tokens), max(pool_tokens, int(HOST_SHARE * host_tokens))
+            int(DEMAND_SHARE * pool_tokens),
+            max(pool_tokens, int(HOST_SHARE * host_tokens)),
+            quotas=quotas,
         )
         self.shares = Shares(weights)
         self.paths = RemainingPaths()
@@ -76,11 +88,12 @@ class Applications:
         self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
-        self._tenant_tokens: Counter[str] = Counter()
-        self._tenant_requests: Counter[str] = Counter()
         self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
         self._ended: set[str] = set()  # applications with a request that has ended since the step
-        self._newcomer_tokens: int | None = None  # the first that the last attempt left outside
+        # Prompts, in tokens, of the first newcomers that the last attempt left outside: of the one
+        # for which the pool had no room, and by tenant of those that a quota kept out.
+        self._newcomer_tokens: int | None = None
+        self._over_quota: dict[str, int] = {}
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -159,6 +172,7 @@ class Applications:
     def look_at_queue(self) -> None:
         """An attempt at admission begins."""
         self._newcomer_tokens = None
+        self._over_quota.clear()
 
     def takes_part(self, agent: Agent) -> bool:
         return not self.bounded or agent.key.application in self.working_set
@@ -209,38 +223,65 @@ class Applications:
                 self._turns[agent.key] = turn
                 self.paths.began(application, *turn, now_s)
 
-    def is_outside(self, req: "Req", now_s: float) -> bool:
-        """Whether the request's application takes no part and there is no room for it."""
+    def why_outside(self, req: "Req", now_s: float) -> Outside | None:
+        """What keeps the request's application outside; None if it takes part or may enter.
+
+        Remembers the first newcomer that is refused, and may end the part of members that are idle.
+        """
         agent = self.agent_of(req)
         if agent is None or self.takes_part(agent):
-            return False
+            return None
+        # An older one waits: a younger one that happens to be smaller does too. Where it is its
+        # tenant's quota that the older one waits for, this goes for the same tenant's only.
         if self._newcomer_tokens is not None:
-            return True  # an older one waits: a younger one that happens to be smaller does too
-        tokens = len(req.origin_input_ids)
+            return Outside.NO_ROOM
+        tenant, tokens = self.tenant_of(agent), len(req.origin_input_ids)
+        if tenant in self._over_quota:
+            return Outside.OVER_QUOTA
+        if not self.working_set.within_quota(tenant, tokens, now_s):
+            self._drop_idle_members(now_s, tenant)
+            if not self.working_set.within_quota(tenant, tokens, now_s):
+                self._over_quota[tenant] = tokens
+                return Outside.OVER_QUOTA
         if self.working_set.has_room(tokens, now_s):
-            return False
+            return None
         self._drop_idle_members(now_s)
         if self.working_set.has_room(tokens, now_s):
-            return False
+            return None
         self._newcomer_tokens = tokens
-        return True
+        return Outside.NO_ROOM
+
+    def all_over_quota(self, tenants: AbstractSet[str]) -> bool:
+        """Whether the attempt has found newcomers of all these tenants to be over their quotas."""
+        return tenants <= self._over_quota.keys()
 
     def enters(self, req: "Req", now_s: float) -> None:
         """The request was admitted: its application takes part."""
         agent = self.agent_of(req)
         if agent is not None:
             tokens = len(req.origin_input_ids)
-            self.working_set.enter(agent.key.application, tokens, now_s)
+            tenant = self.tenant_of(agent)
+            self.working_set.enter(agent.key.application, tokens, now_s, tenant)
 
     def may_enter(self, now_s: float) -> bool:
-        """Whether there is room by now for the newcomer that the last attempt left outside."""
+        """Whether there is room by now for a newcomer that the last attempt left outside."""
         tokens = self._newcomer_tokens
-        return tokens is not None and self.working_set.has_room(tokens, now_s)
+        if tokens is not None and self.working_set.has_room(tokens, now_s):
+            return True
+        return any(
+            self.working_set.within_quota(tenant, tokens, now_s)
+            and self.working_set.has_room(tokens, now_s)
+            for tenant, tokens in self._over_quota.items()
+        )
 
-    def _drop_idle_members(self, now_s: float) -> None:
-        """Whoever neither asks nor calls takes no part; when it is back, its age lets it in first."""
-        for application in list(self.working_set.members):
-            if all(
+    def _drop_idle_members(self, now_s: float, tenant: str | None = None) -> None:
+        """Whoever neither asks nor calls takes no part; when it is back, its age lets it in first.
+
+        Args:
+            tenant: only its members, where it is its quota that they fill.
+        """
+        for application, member in list(self.working_set.members.items()):
+            if tenant in (None, member.tenant) and all(
                 agent.state in (AgentState.IDLE, AgentState.FINISHED)
                 and now_s - agent.last_event_s > IDLE_S
                 for agent in self.agents_in(application)
@@ -273,20 +314,15 @@ class Applications:
         account = self._accounts.get(application)
         if account is None or (tokens, requests) == (account.tokens, account.requests):
             return
-        tenant = account.tenant
-        self._tenant_tokens[tenant] += tokens - account.tokens
-        self._tenant_requests[tenant] += requests - account.requests
+        self.shares.add(
+            account.tenant,
+            now_s,
+            tokens=tokens - account.tokens,
+            requests=requests - account.requests,
+        )
         account.tokens, account.requests = tokens, requests
         if not tokens and not requests:
             del self._accounts[application]  # most applications are in calls
-        self.shares.update(
-            tenant,
-            now_s,
-            running_tokens=self._tenant_tokens[tenant],
-            active=self._tenant_requests[tenant] > 0,
-        )
-        if not self._tenant_requests[tenant] and not self._tenant_tokens[tenant]:
-            del self._tenant_requests[tenant], self._tenant_tokens[tenant]
 
     def _asked(self, application: str) -> int:
         """How many requests of the application are open, queued or running."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.table import Change, Transition
 from tokencake_sglang.config import TokencakeConfig
-from tokencake_sglang.engine.applications import Applications
+from tokencake_sglang.engine.applications import Applications, Outside
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.headroom import Headroom
 from tokencake_sglang.engine.next_use import NextUseEviction
@@ -79,10 +79,12 @@ class Planner(RankPlanner):
             pool_tokens=self.pool_tokens,
             host_tokens=cache.cache_controller.mem_pool_host.size,
             weights=config.tenants,
+            quotas=config.tenant_quotas,
             bounded="working-set" not in config.without,
         )
         self.headroom = Headroom(self.agent_of)
         self.orders = "order" not in config.without
+        self._found_over_quota = False
         self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         if config.temporal_on:
             if "eviction" not in config.without:
@@ -151,7 +153,8 @@ class Planner(RankPlanner):
 
     def turn_ended(self, resident: Resident, req: "Req") -> None:
         if self.config.spatial_on:
-            self.spatial.turn_ended(resident, self.now_s)
+            tenant = self.applications.tenant_of(resident.agent)
+            self.spatial.turn_ended(resident, self.now_s, tenant)
             self.applications.took_turn(resident, req.rid, self.now_s)
             self.headroom.turn_ended(resident.agent, req)
         if self.config.temporal_on:
@@ -240,10 +243,19 @@ class Planner(RankPlanner):
         tagged = self.agent_of(req) is not None
         self.log.count(Action.DEFER, "reserve_tagged" if tagged else "reserve_untagged")
 
-    def kept_outside(self, req: "Req") -> None:
+    def kept_outside(self, req: "Req", why: Outside) -> None:
         """Admission left a newcomer outside the working set."""
-        self.log.count(Action.DEFER, "working_set")
-        self.found_memory_full = True  # no further attempt before something has changed
+        self.log.count(Action.DEFER, why)
+        if why is Outside.NO_ROOM:
+            self.found_memory_full = True  # no further attempt before something has changed
+        else:
+            self._found_over_quota = True
+
+    def closes_admission(self, *, admitted: bool) -> bool:
+        # Behind newcomers whose tenants are over their quotas others may still have to be looked
+        # at, because the step had no time for another prompt.
+        over_quota, self._found_over_quota = self._found_over_quota, False
+        return super().closes_admission(admitted=admitted) or (over_quota and not admitted)
 
     def drop_one_pin(self, reason: str) -> bool:
         if self.temporal.uploads.drop_one_hold(self.now_s, reason):

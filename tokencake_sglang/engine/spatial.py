@@ -1,6 +1,7 @@
 """Applies the spatial policy: pins in partitions, the reserve in admission, the queue's order."""
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
@@ -32,6 +33,16 @@ TARGET_PART = 0.5
 takes time as well, and memory may have to be freed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """At most ``tokens`` may be pinned for all residents that it ``counts``; the decision log names
+    it in its reasons."""
+
+    name: str
+    tokens: int
+    counts: "Callable[[Resident], bool]"
+
+
 class SpatialExecutor:
     """The spatial half of one rank's planner."""
 
@@ -60,6 +71,14 @@ class SpatialExecutor:
                 "this server leaves to SGLang; drop --tokencake-spatial off and "
                 "--tokencake-without order to have them"
             )
+        if config.tenant_quotas and not (config.spatial_on and "working-set" not in config.without):
+            logger.warning(
+                "tokencake: tenant_quotas %s bound what tenants have in the working set, which "
+                "this server does not keep; drop --tokencake-spatial off and "
+                "--tokencake-without working-set to have them",
+                dict(config.tenant_quotas),
+            )
+        self.tenant_quotas = config.tenant_quotas
         self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
         self.critical_types = frozenset(config.critical_types)
         self.critical_waiting = 0
@@ -71,6 +90,8 @@ class SpatialExecutor:
         self.idle_pin_s = config.hold_timeout_s
         self.untagged_waiting = False
         """Whether the queue held untagged requests at the last ``order``."""
+        self.tenants_outside: frozenset[str] = frozenset()
+        """Whose applications waited outside the working set at the last ``order``."""
         target_s = config.untagged_first_token_s
         self._patience_s = None if target_s is None else TARGET_PART * target_s
         self._untagged_since_s: dict[str, float] = {}  # by rid, of those in the queue
@@ -80,33 +101,55 @@ class SpatialExecutor:
 
     # -- pins ---------------------------------------------------------------------------------
 
-    def turn_ended(self, resident: Resident, now_s: float) -> None:
-        """Pins a critical agent's new path within its partition's quota, older pins giving way."""
+    def turn_ended(self, resident: Resident, now_s: float, tenant: str) -> None:
+        """Pins a critical agent's new path within the quotas of its partition and of its tenant,
+        older pins giving way."""
         agent = resident.agent
+        resident.tenant = tenant
         if not self.is_critical(agent) or self.partitions.reserve_tokens == 0:
             self.left(resident, now_s, "not_critical")
             return
         self._critical[agent.key] = resident
-        partition = self.partitions.partition_of(agent.agent_type)
-        quota = self.partitions.quota_tokens(partition)
-        if self.cache.pinned_tokens([], also=resident.leaf_id) > quota:
-            self.unpin(resident, now_s, "outgrew_quota")
-            self.log.record(now_s, agent.key, Action.PIN, "exceeds_quota", resident.tokens)
-            return
-        others = [
-            other
-            for holder, other in self._pinned.items()
-            if holder != resident.pin_holder
-            and self.partitions.partition_of(other.agent.agent_type) == partition
-        ]
-        while others and (
-            self.cache.pinned_tokens([o.pin_holder for o in others], also=resident.leaf_id) > quota
-        ):
-            self.unpin(others.pop(0), now_s, "quota")
+        bounds = self._bounds(resident)
+        path_tokens = self.cache.pinned_tokens([], also=resident.leaf_id)
+        for bound in bounds:
+            if path_tokens > bound.tokens:
+                self.unpin(resident, now_s, f"outgrew_{bound.name}")
+                reason = f"exceeds_{bound.name}"
+                self.log.record(now_s, agent.key, Action.PIN, reason, resident.tokens)
+                return
+        for bound in bounds:
+            others = [
+                other
+                for holder, other in self._pinned.items()
+                if holder != resident.pin_holder and bound.counts(other)
+            ]
+            while others and (
+                self.cache.pinned_tokens([o.pin_holder for o in others], also=resident.leaf_id)
+                > bound.tokens
+            ):
+                self.unpin(others.pop(0), now_s, bound.name)
         if self.cache.pin(resident.pin_holder, resident.leaf_id):
             self._pinned.pop(resident.pin_holder, None)
             self._pinned[resident.pin_holder] = resident
             self.log.record(now_s, agent.key, Action.PIN, "critical", resident.tokens)
+
+    def _bounds(self, resident: Resident) -> "list[_Bound]":
+        """On what is pinned beside the resident's path: its partition's, and its tenant's if there
+        is one."""
+        partition_of, tenant = self.partitions.partition_of, resident.tenant
+        partition = partition_of(resident.agent.agent_type)
+        bounds = [
+            _Bound(
+                "quota",
+                self.partitions.quota_tokens(partition),
+                lambda other: partition_of(other.agent.agent_type) == partition,
+            )
+        ]
+        if tenant in self.tenant_quotas:
+            tokens = int(self.tenant_quotas[tenant] * self.partitions.reserve_tokens)
+            bounds.append(_Bound("tenant_quota", tokens, lambda other: other.tenant == tenant))
+        return bounds
 
     def unpin(self, resident: Resident, now_s: float, reason: str) -> None:
         if self._pinned.pop(resident.pin_holder, None) is not None:
@@ -177,6 +220,8 @@ class SpatialExecutor:
                 self._waiting_need_tokens += len(req.origin_input_ids) + GROWTH_TOKENS
             queue.append(None if agent is None else self._queued(agent, req, applications))
         self.untagged_waiting = None in queue
+        outside = (request.tenant for request in queue if request is not None and request.outside)
+        self.tenants_outside = frozenset(outside)
         self.critical_waiting = sum(request is not None and request.critical for request in queue)
         urgent = self._urgent(waiting_queue, queue)  # always: they wait from now on
         if any(request is not None for request in queue):

@@ -21,8 +21,12 @@ ADMITTED_S = 10.0
 class _Account:
     virtual_s: float = 0.0
     running_tokens: int = 0
-    active: bool = False
+    requests: int = 0
     since_s: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self.requests > 0
 
 
 class Shares:
@@ -36,18 +40,20 @@ class Shares:
         self.weights = dict(weights)
         self._accounts: dict[str, _Account] = {}
 
-    def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
-        """What the tenant's requests hold from now on, and whether it has any, queued or running.
+    def add(self, tenant: str, now_s: float, *, tokens: int, requests: int) -> None:
+        """The tenant's requests hold ``tokens`` more from now on, or fewer, and it has ``requests``
+        more of them, queued or running.
 
         A tenant that becomes active begins no earlier than those that are: what it left unused
         while it asked for nothing gives it no claim.
         """
         account = self._accounts.setdefault(tenant, _Account())
         virtual_s = self.virtual_s(tenant, now_s)
-        if active and not account.active:
+        if not account.active and account.requests + requests > 0:
             virtual_s = max(virtual_s, self._floor(now_s))
         account.virtual_s, account.since_s = virtual_s, now_s
-        account.running_tokens, account.active = running_tokens, active
+        account.running_tokens += tokens
+        account.requests += requests
 
     def virtual_s(self, tenant: str, now_s: float) -> float:
         """The tenant's virtual time, in token-seconds per weight. Changes nothing."""
@@ -85,12 +91,13 @@ class Shares:
         return order
 
     def forget_idle(self, now_s: float) -> None:
-        """Drops tenants that are not active and would begin again where anybody new does."""
+        """Drops tenants that hold nothing, are not active and would begin again where anybody new
+        does."""
         floor = self._floor(now_s)
         self._accounts = {
             tenant: account
             for tenant, account in self._accounts.items()
-            if account.active or account.virtual_s > floor
+            if account.active or account.running_tokens or account.virtual_s > floor
         }
 
     def _floor(self, now_s: float) -> float:

@@ -6,7 +6,10 @@ all that take part stay within the pool, a returning turn seldom finds the memor
 waits outside, once, and not at each of its turns.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+
+from tokencake_sglang.spatial.shares import DEFAULT_TENANT
 
 PRIOR_S = 60.0
 """For how long a newcomer's demand is taken to be its first prompt, all of the time."""
@@ -18,11 +21,13 @@ class Member:
 
     ``token_s`` is the integral of ``running_tokens`` over ``life_s``, the seconds in which it was
     not merely kept waiting; ``footprint_tokens`` what its agents have in the tree on either tier.
+    ``tenant``: on whose account it entered.
     """
 
     first_tokens: int
     since_s: float
     footprint_tokens: int = 0
+    tenant: str = DEFAULT_TENANT
     running_tokens: int = 0
     waits: bool = False
     token_s: float = 0.0
@@ -53,32 +58,54 @@ class WorkingSet:
     A newcomer enters while the sum of demands and its prompt fits ``device_tokens``, and the sum
     of footprints and its prompt ``host_tokens``: what idles must find room there, or it is
     computed again at each turn. An empty set takes anybody, so somebody always takes part.
+
+    ``quotas``: by tenant, the part of both that its own members and its newcomer's prompt have to
+    fit. A tenant without any member may always have one, as far as the quota goes.
     """
 
     device_tokens: int
     host_tokens: int
     members: dict[str, Member] = field(default_factory=dict)
+    quotas: Mapping[str, float] = field(default_factory=dict)
 
     def __contains__(self, application: str) -> bool:
         return application in self.members
 
     def has_room(self, prompt_tokens: int, now_s: float) -> bool:
-        """Whether an application with this first prompt may enter."""
-        if not self.members:
+        """Whether there is room for an application with this first prompt, whosever it is."""
+        return self._fits(self.members.values(), prompt_tokens, now_s, part=1.0)
+
+    def within_quota(self, tenant: str, prompt_tokens: int, now_s: float) -> bool:
+        """Whether the tenant's quota leaves room for another application with this first prompt."""
+        quota = self.quotas.get(tenant)
+        if quota is None:
             return True
-        footprint = sum(member.footprint_tokens for member in self.members.values())
-        if footprint + prompt_tokens > self.host_tokens:
+        own = [member for member in self.members.values() if member.tenant == tenant]
+        return self._fits(own, prompt_tokens, now_s, part=quota)
+
+    def _fits(
+        self, members: Collection[Member], prompt_tokens: int, now_s: float, *, part: float
+    ) -> bool:
+        """Whether the prompt fits beside ``members`` in this part of device and host. Without any
+        it always does."""
+        if not members:
+            return True
+        footprint = sum(member.footprint_tokens for member in members)
+        if footprint + prompt_tokens > part * self.host_tokens:
             return False
-        return self.demand_tokens(now_s) + prompt_tokens <= self.device_tokens
+        demand = sum(member.demand_tokens(now_s) for member in members)
+        return demand + prompt_tokens <= part * self.device_tokens
 
     def demand_tokens(self, now_s: float) -> float:
         """What the members' running requests hold on average, together."""
         return sum(member.demand_tokens(now_s) for member in self.members.values())
 
-    def enter(self, application: str, prompt_tokens: int, now_s: float) -> None:
+    def enter(
+        self, application: str, prompt_tokens: int, now_s: float, tenant: str = DEFAULT_TENANT
+    ) -> None:
         """Takes the application in, room or not; a member stays as it is."""
         if application not in self.members:
-            self.members[application] = Member(prompt_tokens, now_s, prompt_tokens)
+            self.members[application] = Member(prompt_tokens, now_s, prompt_tokens, tenant)
 
     def update(self, application: str, now_s: float, *, running_tokens: int, waits: bool) -> None:
         """What the application does from now on; nothing for one that takes no part."""
