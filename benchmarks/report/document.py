@@ -49,7 +49,7 @@ def readme(text: str, folder: Path = store.FOLDER) -> str:
     if not begin or not end:
         raise ValueError(f"README.md: expected {GAINS_BEGIN} and then {GAINS_END}")
     sets = results.load(folder)
-    shown = [sets[name] for name in ("standard", "limits") if name in sets]
+    shown = [sets[name] for name in ("standard", "load", "limits") if name in sets]
     return f"{before}{begin}\n\n{tables.gains(shown)}\n\n{end}{after}"
 
 

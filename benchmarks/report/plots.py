@@ -12,7 +12,7 @@ from benchmarks.matrix.store import Series
 from benchmarks.matrix.systems import LOWER_BOUND
 from benchmarks.report import parts, sweeps, timelines
 from benchmarks.report.metrics import MEAN
-from benchmarks.report.results import BEST_STOCK, ORACLE, Results, load
+from benchmarks.report.results import BEST_STOCK, ORACLE, Results, load, points
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -113,7 +113,7 @@ def mean_against_swept(results: Results, group: str, what: str) -> Any:
 
     None where there are no two points.
     """
-    by_point = sweeps.points(results.complete(results.groups[group]))
+    by_point = points(results.complete(results.groups[group]))
     values = [float(point.strip("%x")) for point in by_point]
     names = results.systems(itertools.chain(*by_point.values()))
     names.sort(key=lambda name: name in _EMPHASIS)

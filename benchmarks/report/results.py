@@ -118,6 +118,15 @@ class Results:
         return sorted(failed, key=lambda record: (natural(record.cell), record.system))
 
 
+def points(cells: Iterable[str]) -> dict[str, list[str]]:
+    """Cells of a group by what is varied; cells that differ in the seed only go together."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        point = cell.partition("/")[2].partition("-seed-")[0]
+        found.setdefault(point, []).append(cell)
+    return found
+
+
 def is_oracle(system: str) -> bool:
     return system.startswith("oracle")
 

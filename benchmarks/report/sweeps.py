@@ -5,22 +5,10 @@ from dataclasses import dataclass
 from benchmarks.matrix.systems import LOWER_BOUND
 from benchmarks.report.metrics import MEAN, Metric, number
 from benchmarks.report.ranking import geometric_mean, kendall_tau
-from benchmarks.report.results import BEST_STOCK, DERIVED, Results, is_oracle, natural
+from benchmarks.report.results import BEST_STOCK, DERIVED, Results, is_oracle, natural, points
 from benchmarks.report.tables import table
 
 AS_CALIBRATED = "as-calibrated"
-
-
-def points(cells: list[str]) -> dict[str, list[str]]:
-    """Cells of a group by what is varied; cells that differ in the seed only go together."""
-    found: dict[str, list[str]] = {}
-    for cell in cells:
-        found.setdefault(_point(cell), []).append(cell)
-    return found
-
-
-def _point(cell: str) -> str:
-    return cell.partition("/")[2].partition("-seed-")[0]
 
 
 @dataclass(frozen=True, slots=True)

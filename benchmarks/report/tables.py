@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.matrix.systems import LOWER_BOUND, VARIANTS
 from benchmarks.report.metrics import HEADLINES, MEAN, Metric, number
 from benchmarks.report.ranking import geometric_mean
-from benchmarks.report.results import BEST_STOCK, DERIVED, ORACLE, Results, is_oracle
+from benchmarks.report.results import BEST_STOCK, DERIVED, ORACLE, Results, is_oracle, points
 from tokencake_sglang.replay.systems import SYSTEMS
 
 DEFAULT = "stock"
@@ -46,34 +46,37 @@ def _own_best(results: Results, cell: str, metric: Metric) -> str:
     return text
 
 
-SLIGHT = 0.005
-"""Part of best-stock's time below which there is nothing to be gained."""
-
-
 def gains(sets: Sequence[Results], system: str = "tokencake") -> str:
     """The system's multiples of SGLang's defaults and of best-stock, by workload.
 
-    Geometric means over a workload's cells, such as rates of arrival.
+    Geometric means over a workload's cells, such as rates of arrival; of those in which not all
+    systems have run, none counts.
     """
-    rows = []
-    for results, group, cells in [(r, *group) for r in sets for group in r.groups.items()]:
-        columns: list[list[float]] = [
-            [
-                value / default
-                for cell in cells
-                if (value := results.value(cell, system, MEAN)) is not None
-                and (default := results.value(cell, DEFAULT, MEAN))
-            ],
-            *(
-                [r for cell in cells if (r := results.ratio(cell, system, metric)) is not None]
-                for metric in HEADLINES
-            ),
-        ]
-        if all(len(column) == len(cells) for column in columns):
-            name = f"{group}, {len(cells)} rates" if len(cells) > 1 else group
-            rows.append([name, *(f"{geometric_mean(column):.2f}" for column in columns)])
+    rows = [_gains(results, group, system) for results in sets for group in results.groups]
     against = [metric.title.removesuffix(", s") for metric in HEADLINES]
-    return table(["workload", f"{against[0]}, × defaults", *against], rows)
+    header = ["workload", f"{against[0]}, × defaults", *against]
+    return table(header, [row for row in rows if row])
+
+
+def _gains(results: Results, group: str, system: str) -> list[str]:
+    cells = results.complete(results.groups[group])
+    columns: list[list[float]] = [
+        [
+            value / default
+            for cell in cells
+            if (value := results.value(cell, system, MEAN)) is not None
+            and (default := results.value(cell, DEFAULT, MEAN))
+        ],
+        *(
+            [r for cell in cells if (r := results.ratio(cell, system, metric)) is not None]
+            for metric in HEADLINES
+        ),
+    ]
+    if not cells or not all(len(column) == len(cells) for column in columns):
+        return []
+    rates = len(points(cells))
+    name = f"{group}, {rates} rates" if rates > 1 else group
+    return [name, *(f"{geometric_mean(column):.2f}" for column in columns)]
 
 
 def by_cell(results: Results, cells: Sequence[str], metric: Metric) -> str:
@@ -236,6 +239,10 @@ def has_background(results: Results, cell: str) -> bool:
         record.cell == cell and "background_s" in (record.figures or {})
         for record in results.records.values()
     )
+
+
+SLIGHT = 0.005
+"""Part of best-stock's time below which there is nothing to be gained."""
 
 
 def bounds(results: Results) -> str:

@@ -83,6 +83,20 @@ class TestTables:
         row = tables.gains([found]).splitlines()[2]
         assert row.startswith("| code_writer, 2 rates | 0.30 | 0.60 | 0.60 |")
 
+    def test_of_seeds_those_count_for_which_all_systems_have_run(self):
+        systems = ("stock", 200.0), ("hicache", 100.0), ("tokencake", 50.0)
+        names = ("50%-seed-0", "50%-seed-1", "80%-seed-0", "80%-seed-1")
+        found = Results(
+            [
+                record(f"code_writer-load/{name}", system, mean_s, stock=system != "tokencake")
+                for name in names
+                for system, mean_s in systems
+                if (name, system) != ("80%-seed-1", "hicache")
+            ]
+        )
+        row = tables.gains([found]).splitlines()[2]
+        assert row.startswith("| code_writer-load, 2 rates | 0.25 | 0.50 | 0.50 |")
+
     def test_variants_are_multiples_of_the_whole_and_in_no_other_table(self):
         found = Results(
             [

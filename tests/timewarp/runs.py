@@ -13,6 +13,7 @@ from tokencake_sglang.timewarp.engine import Request, TimeWarp
 from tokencake_sglang.timewarp.hardware import load_hardware_profile
 from tokencake_sglang.timewarp.models import load_model_profile
 from tokencake_sglang.timewarp.ranks import Rank
+from tokencake_sglang.timewarp.requests import END_TOKEN
 
 
 def time_warp(**options: Any) -> TimeWarp:
@@ -90,3 +91,28 @@ def code_writer(rank: Rank, applications: int, pool_tokens: int, overlap: bool) 
         "finished_s": {rid: request.finished_s for rid, request in warp.requests.items()},
         "ranks": torch.distributed.get_world_size(),
     }
+
+
+def refusals(outputs: list[list[int]], limit: int) -> list[str]:
+    """What requests that declare ``limit`` are told whose outputs end otherwise; none is queued."""
+    warp = time_warp(pool_tokens=8192)
+    said = []
+    for number, output in enumerate(outputs):
+        try:
+            warp.submit(Request(f"r{number}", prompt(number, 64), output, limit=limit))
+        except ValueError as error:
+            said.append(str(error))
+    warp.run()
+    assert not warp.requests and warp.totals.steps == 0
+    return said
+
+
+def declared(output_tokens: int, limit: int) -> tuple[int, int]:
+    """Tokens generated, and steps, of a request that ends by itself before its limit."""
+    warp = time_warp(pool_tokens=8192)
+    output = [5] * (output_tokens - 1) + [END_TOKEN]
+    request = Request("r", prompt(0, 64), output, limit=limit)
+    warp.submit(request)
+    warp.run()
+    assert request.finished_s == warp.clock.now_s
+    return warp.totals.output_tokens, warp.totals.steps
