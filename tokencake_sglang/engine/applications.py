@@ -280,8 +280,11 @@ class Applications:
         Args:
             tenant: only its members, where it is its quota that they fill.
         """
-        for application, member in list(self.working_set.members.items()):
-            if tenant in (None, member.tenant) and all(
+        members = (
+            self.working_set.members if tenant is None else self.working_set.members_of(tenant)
+        )
+        for application in list(members):
+            if all(
                 agent.state in (AgentState.IDLE, AgentState.FINISHED)
                 and now_s - agent.last_event_s > IDLE_S
                 for agent in self.agents_in(application)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
-from tokencake_sglang.spatial.shares import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from tokencake_sglang.temporal.returns import Return
@@ -58,8 +57,7 @@ class Resident:
     ``host_only_tokens`` are those that the planner, when it last asked the tree, found on the host
     alone. ``expected`` is when its next request is: None while it has a request, and where nothing is
     known of its next. ``gap`` speaks of the time since its last request; it outlives the gap until
-    the next request is admitted, which shows what came of it. ``tenant``: on whose account its
-    latest turn ran, where the spatial half is on.
+    the next request is admitted, which shows what came of it.
     """
 
     agent: Agent
@@ -69,7 +67,6 @@ class Resident:
     host_only_tokens: int = 0
     expected: "Return | None" = None
     gap: "Gap | None" = None
-    tenant: str = DEFAULT_TENANT
 
     @property
     def in_gap(self) -> bool:

@@ -84,6 +84,8 @@ class SpatialExecutor:
         self.critical_waiting = 0
         """Critical requests in the queue at the last ``order``, which precedes each admission."""
         self._pinned: dict[tuple[str, AgentKey], Resident] = {}  # by pin holder, oldest pin first
+        # By pin holder, on whose account its turn ran, if that tenant has a quota.
+        self._pin_tenants: dict[tuple[str, AgentKey], str] = {}
         self._critical: dict[AgentKey, Resident] = {}
         self._waiting_need_tokens = 0
         self._now_s = 0.0
@@ -105,12 +107,11 @@ class SpatialExecutor:
         """Pins a critical agent's new path within the quotas of its partition and of its tenant,
         older pins giving way."""
         agent = resident.agent
-        resident.tenant = tenant
         if not self.is_critical(agent) or self.partitions.reserve_tokens == 0:
             self.left(resident, now_s, "not_critical")
             return
         self._critical[agent.key] = resident
-        bounds = self._bounds(resident)
+        bounds = self._bounds(resident, tenant)
         path_tokens = self.cache.pinned_tokens([], also=resident.leaf_id)
         for bound in bounds:
             if path_tokens > bound.tokens:
@@ -132,12 +133,14 @@ class SpatialExecutor:
         if self.cache.pin(resident.pin_holder, resident.leaf_id):
             self._pinned.pop(resident.pin_holder, None)
             self._pinned[resident.pin_holder] = resident
+            if tenant in self.tenant_quotas:
+                self._pin_tenants[resident.pin_holder] = tenant
             self.log.record(now_s, agent.key, Action.PIN, "critical", resident.tokens)
 
-    def _bounds(self, resident: Resident) -> "list[_Bound]":
+    def _bounds(self, resident: Resident, tenant: str) -> "list[_Bound]":
         """On what is pinned beside the resident's path: its partition's, and its tenant's if there
         is one."""
-        partition_of, tenant = self.partitions.partition_of, resident.tenant
+        partition_of, tenants = self.partitions.partition_of, self._pin_tenants
         partition = partition_of(resident.agent.agent_type)
         bounds = [
             _Bound(
@@ -148,11 +151,14 @@ class SpatialExecutor:
         ]
         if tenant in self.tenant_quotas:
             tokens = int(self.tenant_quotas[tenant] * self.partitions.reserve_tokens)
-            bounds.append(_Bound("tenant_quota", tokens, lambda other: other.tenant == tenant))
+            bounds.append(
+                _Bound("tenant_quota", tokens, lambda pin: tenants.get(pin.pin_holder) == tenant)
+            )
         return bounds
 
     def unpin(self, resident: Resident, now_s: float, reason: str) -> None:
         if self._pinned.pop(resident.pin_holder, None) is not None:
+            self._pin_tenants.pop(resident.pin_holder, None)
             self.cache.unpin(resident.pin_holder)
             self.log.record(now_s, resident.agent.key, Action.UNPIN, reason)
 
@@ -181,6 +187,7 @@ class SpatialExecutor:
     def clear(self) -> None:
         """The tree was reset, and every pin with it."""
         self._pinned.clear()
+        self._pin_tenants.clear()
         self._critical.clear()
 
     # -- admission ----------------------------------------------------------------------------

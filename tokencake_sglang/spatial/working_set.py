@@ -21,13 +21,11 @@ class Member:
 
     ``token_s`` is the integral of ``running_tokens`` over ``life_s``, the seconds in which it was
     not merely kept waiting; ``footprint_tokens`` what its agents have in the tree on either tier.
-    ``tenant``: on whose account it entered.
     """
 
     first_tokens: int
     since_s: float
     footprint_tokens: int = 0
-    tenant: str = DEFAULT_TENANT
     running_tokens: int = 0
     waits: bool = False
     token_s: float = 0.0
@@ -67,6 +65,7 @@ class WorkingSet:
     host_tokens: int
     members: dict[str, Member] = field(default_factory=dict)
     quotas: Mapping[str, float] = field(default_factory=dict)
+    _tenants: dict[str, str] = field(default_factory=dict)  # of members whose tenant has a quota
 
     def __contains__(self, application: str) -> bool:
         return application in self.members
@@ -80,8 +79,12 @@ class WorkingSet:
         quota = self.quotas.get(tenant)
         if quota is None:
             return True
-        own = [member for member in self.members.values() if member.tenant == tenant]
+        own = [self.members[application] for application in self.members_of(tenant)]
         return self._fits(own, prompt_tokens, now_s, part=quota)
+
+    def members_of(self, tenant: str) -> list[str]:
+        """Applications that entered on the account of a tenant that has a quota."""
+        return [application for application, whose in self._tenants.items() if whose == tenant]
 
     def _fits(
         self, members: Collection[Member], prompt_tokens: int, now_s: float, *, part: float
@@ -105,7 +108,9 @@ class WorkingSet:
     ) -> None:
         """Takes the application in, room or not; a member stays as it is."""
         if application not in self.members:
-            self.members[application] = Member(prompt_tokens, now_s, prompt_tokens, tenant)
+            self.members[application] = Member(prompt_tokens, now_s, prompt_tokens)
+            if tenant in self.quotas:
+                self._tenants[application] = tenant
 
     def update(self, application: str, now_s: float, *, running_tokens: int, waits: bool) -> None:
         """What the application does from now on; nothing for one that takes no part."""
@@ -122,3 +127,4 @@ class WorkingSet:
 
     def leave(self, application: str) -> None:
         self.members.pop(application, None)
+        self._tenants.pop(application, None)
