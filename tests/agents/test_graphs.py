@@ -73,3 +73,13 @@ def test_memory_is_bounded(table, monkeypatch):
     for number in range(3):
         declare(table, PLAN, CODE, application=f"run-{number}")
     assert [table.graph_of(f"run-{n}") is not None for n in range(3)] == [False, True, True]
+
+
+def test_one_that_is_declared_over_and_over_takes_the_room_of_one(table, monkeypatch):
+    monkeypatch.setattr(graphs, "NODES_KEPT", 4)
+    declare(table, PLAN, CODE, application="other")
+    for _ in range(5):
+        declare(table, PLAN)
+        declare(table, PLAN, CODE)
+    assert table.graph_of("run") == (PLAN, CODE)
+    assert table.graph_of("other") == (PLAN, CODE)
