@@ -25,6 +25,10 @@ VARIABLE_PREFIX = "TOKENCAKE_"
 Switch = Literal["on", "off"]
 Part = Literal["order", "working-set", "reopening", "headroom", "eviction", "uploads"]
 SWITCHES = ("temporal", "spatial")
+LISTS = ("critical_types", "without")
+"""Written ``a,b`` in flags and variables."""
+TABLES = ("quotas", "tenants", "tenant_quotas")
+"""Written ``a=0.5,b=0.25`` there."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
@@ -232,11 +236,13 @@ def load_config(
     for name in FIELD_NAMES:
         variable = VARIABLE_PREFIX + name.upper()
         if variable in environment:
-            values[name], origin[name] = _from_text(name, environment[variable]), variable
+            values[name] = _from_text(name, environment[variable], variable)
+            origin[name] = variable
     for name, value in (flags or {}).items():
         if value is not None:
-            values[name] = _from_text(name, value) if isinstance(value, str) else value
-            origin[name] = "--tokencake-" + name.replace("_", "-")
+            flag = "--tokencake-" + name.replace("_", "-")
+            values[name] = _from_text(name, value, flag) if isinstance(value, str) else value
+            origin[name] = flag
     return parse_config(values, origin)
 
 
@@ -257,7 +263,8 @@ def parse_config(
         name = str(first["loc"][0]) if first["loc"] else ""
         where = origin.get(name, name or "configuration")
         given = f", got {first['input']!r:.200}" if name else ""
-        raise ConfigError(f"{where}: {first['msg']}{given}") from None
+        entry = f" for {first['loc'][1]!r:.200}" if name in TABLES and first["loc"][1:] else ""
+        raise ConfigError(f"{where}: {first['msg']}{given}{entry}") from None
 
 
 def enabled_by_environment(environment: Mapping[str, str] | None = None) -> bool:
@@ -275,14 +282,23 @@ def enabled_by_environment(environment: Mapping[str, str] | None = None) -> bool
     raise ConfigError(f"{ENABLE_VARIABLE}: expected 1 or 0, got {value!r}")
 
 
-def _from_text(name: str, text: str) -> Any:
-    """Text from a flag or a variable; lists and tables are comma-separated (``a,b``, ``a=0.5``)."""
+def _from_text(name: str, text: str, where: str) -> Any:
+    """Text from a flag or a variable; ``where`` names it.
+
+    Raises:
+        ConfigError: for an entry of a table without a number.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if name in ("critical_types", "without"):
+    if name in LISTS:
         return tuple(parts)
-    if name in ("quotas", "tenants", "tenant_quotas"):
-        return {key.strip(): value for key, _, value in (part.partition("=") for part in parts)}
-    return text
+    if name not in TABLES:
+        return text
+    for part in parts:
+        if "=" not in part:
+            raise ConfigError(
+                f"{where}: expected NAME=NUMBER, several separated by commas, got {part!r:.200}"
+            )
+    return {key.strip(): value for key, _, value in (part.partition("=") for part in parts)}
 
 
 def _read_file(file: str) -> dict[str, Any]:

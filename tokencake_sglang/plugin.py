@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from tokencake_sglang import compat
 from tokencake_sglang.config import (
+    LISTS,
     SWITCHES,
+    TABLES,
     ConfigError,
     TokencakeConfig,
     descriptions,
@@ -181,6 +183,9 @@ def _register_messages() -> None:
 # -- flags ----------------------------------------------------------------------------------------
 
 
+_METAVARS = dict.fromkeys(LISTS, "NAME,...") | dict.fromkeys(TABLES, "NAME=NUMBER,...")
+
+
 def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "tokencake",
@@ -200,6 +205,7 @@ def _add_cli_args(_result: None, parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             "--tokencake-" + name.replace("_", "-"),
             choices=["on", "off"] if name in SWITCHES else None,
+            metavar=_METAVARS.get(name),
             help=f"{description[0].upper()}{description[1:]}.{shown}",
         )
 

@@ -90,14 +90,16 @@ def test_quotas_of_tenants_may_sum_up_to_more_than_the_pool(tmp_path):
         ({"tick_interval_s": "nan"}, {}, ("--tokencake-tick-interval-s: Input should be less "
                                          "than or equal to 1, got 'nan'")),
         ({"tenant_quotas": "a=0"}, {}, ("--tokencake-tenant-quotas: Input should be greater than "
-                                       "0, got '0'")),
+                                       "0, got '0' for 'a'")),
         ({"tenant_quotas": "a=1.5"}, {}, ("--tokencake-tenant-quotas: Input should be less than or "
-                                         "equal to 1, got '1.5'")),
-        ({}, {"TOKENCAKE_TENANT_QUOTAS": "a"}, ("TOKENCAKE_TENANT_QUOTAS: Input should be a valid "
-                                               "number, unable to parse string as a number, "
-                                               "got ''")),
+                                         "equal to 1, got '1.5' for 'a'")),
+        ({"tenants": "a=1,b=many"}, {}, ("--tokencake-tenants: Input should be a valid number, "
+                                        "unable to parse string as a number, got 'many' for 'b'")),
+        ({}, {"TOKENCAKE_TENANT_QUOTAS": "a=1, b"}, ("TOKENCAKE_TENANT_QUOTAS: expected "
+                                                    "NAME=NUMBER, several separated by commas, "
+                                                    "got 'b'")),
         ({"tenant_quotas": "=0.5"}, {}, ("--tokencake-tenant-quotas: String should have at least 1 "
-                                        "character, got ''")),
+                                        "character, got '' for ''")),
     ],
 )  # fmt: skip
 def test_an_unusable_value_names_option_value_and_what_is_accepted(flags, environment, message):

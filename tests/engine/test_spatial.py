@@ -92,6 +92,16 @@ def test_pins_of_one_tenant_stay_within_its_quota_whatever_their_partition(harne
     assert harness.cache.pin_count == 3
 
 
+def test_a_pin_counts_for_the_tenant_of_its_latest_turn(harness):
+    moved = AgentTag(agent="m", application="moves", critical=True, tenant="half")
+    turn(harness, moved, seed=41, tokens=300)
+    start_call(harness, moved, 300.0)  # nothing of the application is open
+    turn(harness, AgentTag(agent="m", application="moves", critical=True), seed=42, tokens=300)
+    turn(harness, critical("h", "half"), seed=43, tokens=300)
+    assert harness.decisions("unpin") == []
+    assert harness.cache.pin_count == 2
+
+
 def test_a_path_larger_than_its_tenants_quota_is_not_pinned(harness):
     turn(harness, critical("h", "half"), seed=38, tokens=400)
     assert harness.cache.pin_count == 1

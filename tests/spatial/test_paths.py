@@ -75,6 +75,17 @@ def test_of_a_place_come_by_twice_the_first_counts():
     assert learnt.remaining_s(SEARCH) == 8.0
 
 
+@pytest.mark.parametrize("noted", [(0, 1, 2), (1, 2)])
+def test_an_agent_is_there_since_the_first_of_its_turns_that_was_noted(noted):
+    learnt = RemainingPaths()
+    for turn in noted:
+        begin(learnt, "app", Place("worker", "loop", turn), 10.0 + turn)
+    begin(learnt, "app", Place("worker", "other", 0), 1.0)
+    assert learnt.first_began_s("app", Place("worker", "loop", 2)) == 10.0 + noted[0]
+    assert learnt.first_began_s("app", Place("worker", "none", 2)) is None
+    assert learnt.first_began_s("elsewhere", Place("worker", "loop", 2)) is None
+
+
 def test_turns_are_places_of_their_own():
     learnt = RemainingPaths()
     first, second = (Place.of("worker", "loop", turns) for turns in (0, 1))

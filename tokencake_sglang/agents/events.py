@@ -115,9 +115,10 @@ class ApplicationStart(Event, frozen=True, kw_only=True, tag="application_start"
     def __post_init__(self) -> None:
         names = [node.name for node in self.graph]
         _check_distinct("graph", names)
+        known = set(names)
         for node in self.graph:
             for other in node.after:
-                if other not in names:
+                if other not in known:
                     raise AgentError(
                         ErrorCode.INVALID_MESSAGE,
                         f"graph: {node.name!r:.100} comes after {other!r:.100}, which is none of "

@@ -133,6 +133,7 @@ class SpatialExecutor:
         if self.cache.pin(resident.pin_holder, resident.leaf_id):
             self._pinned.pop(resident.pin_holder, None)
             self._pinned[resident.pin_holder] = resident
+            self._pin_tenants.pop(resident.pin_holder, None)  # its application may have another now
             if tenant in self.tenant_quotas:
                 self._pin_tenants[resident.pin_holder] = tenant
             self.log.record(now_s, agent.key, Action.PIN, "critical", resident.tokens)

@@ -10,6 +10,7 @@
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
 
@@ -33,15 +34,15 @@ class Accepted(msgspec.Struct, frozen=True):
     repeat: bool
 
 
-class _Signals(Generic[Result]):
+class _Signals(ABC, Generic[Result]):
     """The signals, and what to do when one is lost; waiting or awaiting is the subclass's."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
         self._warned: set[str] = set()
 
-    def _send(self, message: dict[str, Any]) -> Result:
-        raise NotImplementedError
+    @abstractmethod
+    def _send(self, message: dict[str, Any]) -> Result: ...
 
     def call_start(
         self,

@@ -83,9 +83,13 @@ class RemainingPaths:
             self._learn(watched.began_s, watched.ended_s)
 
     def first_began_s(self, application: str, place: Place) -> float | None:
-        """When the first turn there began, of an application that runs."""
+        """When the first turn began that was noted of the place's agent, of an application that
+        runs; earlier ones were not if the agent was alone then."""
         watched = self._watched.get(application)
-        return None if watched is None else watched.began_s.get(place._replace(turn=0))
+        if watched is None:
+            return None
+        turns = (Place(place.agent_type, place.name, turn) for turn in range(place.turn + 1))
+        return next((watched.began_s[turn] for turn in turns if turn in watched.began_s), None)
 
     def remaining_s(self, place: Place) -> float | None:
         """Expected seconds to the end from a turn's beginning; None where none was seen to end."""
