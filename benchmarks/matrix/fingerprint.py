@@ -29,6 +29,7 @@ _NEVER = (
     "tokencake_sglang/frontend",
     "tokencake_sglang/replay/command.py",
     "tokencake_sglang/replay/comparison.py",
+    "tokencake_sglang/replay/recorder.py",
     "tokencake_sglang/replay/summary.py",
     "tokencake_sglang/replay/systems.py",
     "tokencake_sglang/signals/agent_handle.py",

@@ -173,6 +173,8 @@ SERVICE: _Columns = (
 
 BACKGROUND: _Columns = (
     ("agents, end to end, mean, s", _plain("end_to_end_s", "mean")),
+    ("chat, first token, P50, s", _plain("first_token_s", "untagged", "p50")),
+    ("P95", _plain("first_token_s", "untagged", "p95")),
     ("chat, end to end, mean, s", _plain("background_s", "mean")),
     ("P50", _plain("background_s", "p50")),
     ("P95", _plain("background_s", "p95")),

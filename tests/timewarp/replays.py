@@ -4,17 +4,61 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.workloads import tokencake_dags
+from benchmarks.workloads import chat, tokencake_dags
 from tests.timewarp.runs import time_warp
-from tokencake_sglang.replay.arrivals import equal_spacing, replicate
+from tokencake_sglang.replay.arrivals import equal_spacing, merge, replicate
 from tokencake_sglang.replay.bounds import bounds
+from tokencake_sglang.replay.claims import Claim
 from tokencake_sglang.replay.driver import Replay
 from tokencake_sglang.replay.figures import figures
 from tokencake_sglang.replay.gantt import gantt
 from tokencake_sglang.replay.machine import machine_figures
+from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.systems import SYSTEMS
 
 POOL_TOKENS = {"code_writer": 16_384, "deep_research": 32_768}
+
+
+def agents_and_chat() -> dict[str, Any]:
+    """Two applications of 27 requests each, and six untagged ones beside them."""
+    agents = equal_spacing(replicate(tokencake_dags.load("code_writer"), 2), 1.0)
+    untagged = chat.generate(rate=0.2, duration_s=30.0, seed=0)
+    workload = merge("both", [agents, untagged])
+    replay = Replay(workload, time_warp(pool_tokens=POOL_TOKENS["code_writer"]))
+    replay.run()
+    chatting = [request.request_id for request in workload.requests if not request.application]
+    waits_s = {
+        name: request.first_token_s - request.queued_s
+        for name, request in replay.warp.requests.items()
+        if request.first_token_s is not None
+    }
+    return {"figures": figures(replay), "chat_s": [waits_s[name] for name in chatting]}
+
+
+def matches_anew(system: str) -> int:
+    """A replay in which every match of a claim is looked up a second time, from nothing.
+
+    Returns how many of them had not been looked up the first time.
+    """
+    match, kept = Occupancy._match, 0
+
+    def checked(occupancy: Any, claim: Claim) -> tuple[int, int]:
+        nonlocal kept
+        found = match(occupancy, claim)
+        before, occupancy._whole = occupancy._whole, {}
+        anew = match(occupancy, claim)
+        occupancy._whole = before
+        assert found == anew, (claim, found, anew)
+        kept += (claim.request_id, claim.tokens) in before
+        request = occupancy._warp.requests.get(claim.request_id)
+        if request is not None:
+            tokens = request.prompt + request.output
+            assert found == occupancy._warp.cached_prefix(tokens, claim.tokens)
+        return found
+
+    Occupancy._match = checked  # type: ignore[method-assign]  # in a process of its own
+    code_writers(system, 3)
+    return kept
 
 
 def code_writers(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.timewarp.replays import POOL_TOKENS, code_writers
+from tests.timewarp.replays import POOL_TOKENS, agents_and_chat, code_writers, matches_anew
 from tokencake_sglang.timewarp.forks import run_in_fork
 
 SYSTEMS = ("stock", "hicache-priority", "tokencake")
@@ -59,6 +59,27 @@ def test_every_token_of_the_pool_is_in_one_state(run: Callable[..., Any], system
     kv = result["figures"]["kv"]
     assert kv["used"] == pytest.approx(kv["effective"] + kv["idle"] + kv["dead"])
     assert 0.5 < kv["effective"] < kv["used"] < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["stock", "hicache-lpm", "tokencake"])
+def test_what_a_sample_remembers_of_the_last_is_what_the_tree_says(
+    system: str, forking_process: Callable[..., Any]
+) -> None:
+    assert forking_process(run_in_fork, matches_anew, system) > 50
+
+
+@pytest.mark.slow
+def test_chat_beside_agents_has_first_tokens_of_its_own(
+    run: Callable[..., Any], forking_process: Callable[..., Any]
+) -> None:
+    found = forking_process(run_in_fork, agents_and_chat)
+    first, waits_s = found["figures"]["first_token_s"], found["chat_s"]
+    assert len(waits_s) > 2
+    assert first["untagged"]["mean"] == pytest.approx(sum(waits_s) / len(waits_s))
+    assert first["untagged"]["p99"] == max(waits_s)
+    assert first["first"]["p99"] not in waits_s
+    assert "untagged" not in run("stock")["figures"]["first_token_s"]
 
 
 @pytest.mark.slow

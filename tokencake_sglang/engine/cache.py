@@ -5,7 +5,7 @@ device, a node whose host copy is missing or still on its way.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.base_prefix_cache import CacheRequestHandle
@@ -103,16 +103,19 @@ class TokencakeCache(UnifiedRadixCache):
 
     def path(self, leaf_id: int) -> list[UnifiedTreeNode]:
         """The nodes from below the root to the leaf; empty when the leaf is gone."""
+        nodes = list(self._ascent(leaf_id))
+        nodes.reverse()
+        return nodes
+
+    def _ascent(self, leaf_id: int) -> Iterator[UnifiedTreeNode]:
+        """The path's nodes from the leaf up."""
         try:
             node = self.tree_core.node_by_id(leaf_id)
         except KeyError:
-            return []
-        nodes = []
+            return
         while node.parent is not None:
-            nodes.append(node)
+            yield node
             node = node.parent
-        nodes.reverse()
-        return nodes
 
     def deepest_survivor(self, leaf_ids: Sequence[int]) -> int | None:
         """The last of ``leaf_ids`` (root first) that is still in the tree."""
@@ -158,15 +161,8 @@ class TokencakeCache(UnifiedRadixCache):
     def host_only_tokens(self, leaf_id: int) -> int:
         """The path's tokens that are on the host only: those of its end, for a path leaves the
         device from the leaf up and comes back from the root down."""
-        try:
-            node = self.tree_core.node_by_id(leaf_id)
-        except KeyError:
-            return 0
-        tokens = 0
-        while node.parent is not None and node.evicted:
-            tokens += len(node.key)
-            node = node.parent
-        return tokens
+        evicted = itertools.takewhile(lambda node: node.evicted, self._ascent(leaf_id))
+        return sum(len(node.key) for node in evicted)
 
     def unlocked_tokens(self, leaf_id: int) -> int:
         """The path's device tokens that nobody has locked."""
@@ -235,7 +231,7 @@ class TokencakeCache(UnifiedRadixCache):
         """Device nodes from the leaf up that nobody has locked, copies and no other path holds."""
         nodes: list[UnifiedTreeNode] = []
         below: UnifiedTreeNode | None = None
-        for node in reversed(self.path(leaf_id)):
+        for node in self._ascent(leaf_id):
             if not node.evicted:
                 if (
                     node.write_through_pending_id is not None

@@ -14,11 +14,15 @@ from tokencake_sglang.replay.quantiles import Spread, SpreadAndMax, spread, spre
 from tokencake_sglang.timewarp.engine import Request, TimeWarp
 
 
-class FirstToken(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from queued to the first token, of requests that wait for others and of the rest."""
+class FirstToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Seconds from queued to the first token, of requests that wait for others and of the rest.
+
+    Untagged requests beside applications count as ``untagged`` alone.
+    """
 
     first: Spread
     returning: Spread
+    untagged: Spread | None = None
 
 
 class PrefillTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +106,7 @@ def measured(replay: Replay) -> Figures:
         output_tokens=warp.totals.output_tokens,
         end_to_end_s=spread_and_max(application_s.values()),
         makespan_s=max(loop.ended_s.values(), default=0.0),
-        first_token_s=FirstToken(
-            first=_first_token(r for r in requests if r.rid not in replay.returning),
-            returning=_first_token(r for r in requests if r.rid in replay.returning),
-        ),
+        first_token_s=_first_tokens(replay),
         queueing_s=spread(r.admitted_s - r.queued_s for r in requests if r.admitted_s is not None),
         prefill_tokens=PrefillTokens(computed=computed, needed=needed, wasted=computed - needed),
         hits=Hits(
@@ -121,6 +122,20 @@ def measured(replay: Replay) -> Figures:
         fairness=fairness(application_s, critical_paths_s(workload, warp.cost)),
         decisions=dict(sorted(replay.decisions.items())),
         application_s=application_s,
+    )
+
+
+def _first_tokens(replay: Replay) -> FirstToken:
+    workload, requests = replay.workload, list(replay.warp.requests.values())
+    untagged = [r for r in requests if workload.by_id[r.rid].application is None]
+    beside = untagged if len(untagged) < len(requests) else []
+    apart = {request.rid for request in beside}
+    return FirstToken(
+        first=_first_token(
+            r for r in requests if r.rid not in replay.returning and r.rid not in apart
+        ),
+        returning=_first_token(r for r in requests if r.rid in replay.returning),
+        untagged=_first_token(beside) if beside else None,
     )
 
 

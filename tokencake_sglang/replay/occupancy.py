@@ -62,6 +62,8 @@ class Occupancy:
         self._warp = warp
         self._by_id = workload.by_id
         self._claims = Claims(workload, warp.requests, self._finished_s)
+        self._whole: dict[tuple[str, int], tuple[int, int]] = {}
+        """Of the last sample's claims, by request and tokens: those that were all there."""
         self._next_s = 0.0
         self._idle = False
         self.pool_tokens = self._free_tokens()
@@ -103,6 +105,12 @@ class Occupancy:
         leaf_of = self._running_leaves()
         claims = list(self._claims.at(now_s, leaf_of))
         matches = [self._match(claim) for claim in claims]
+        page_tokens = tree.page_size
+        self._whole = {
+            (claim.request_id, claim.tokens): match
+            for claim, match in zip(claims, matches, strict=True)
+            if match[0] == claim.tokens // page_tokens * page_tokens > 0
+        }
         running = _Extent()
         for path in tree.tree_core.collect_path_info(list(leaf_of.values())):
             running.add(path, self.pool_tokens)
@@ -134,16 +142,19 @@ class Occupancy:
 
     def _match(self, claim: Claim) -> tuple[int, int]:
         """How many of the claim's tokens are on the device, and the last one's node."""
+        whole = self._whole.get((claim.request_id, claim.tokens))
+        if whole is not None and self._warp.holds(whole[1]):
+            return whole
         request = self._warp.requests.get(claim.request_id)
-        tokens: Any  # arrays, as the tree's own keys are
         if request is None:
-            tokens = expand(self._by_id[claim.request_id].prompt, VOCABULARY)
-        elif claim.tokens <= len(request.prompt):
-            tokens = request.prompt
-        else:
-            tokens = request.prompt
-            tokens = tokens + request.output
-        return self._warp.cached_prefix(tokens, claim.tokens)
+            unsent = expand(self._by_id[claim.request_id].prompt, VOCABULARY)
+            return self._warp.cached_prefix(unsent, claim.tokens)
+        prompt: Any = request.prompt  # an array, as the tree's own keys are
+        match = self._warp.cached_prefix(prompt, min(claim.tokens, len(prompt)))
+        page_tokens = self._warp.scheduler.tree_cache.page_size
+        if claim.tokens <= len(prompt) or match[0] + page_tokens <= len(prompt):
+            return match
+        return self._warp.cached_prefix(prompt + request.output, claim.tokens)
 
     def _finished_s(self, request_id: str) -> float | None:
         request = self._warp.requests.get(request_id)

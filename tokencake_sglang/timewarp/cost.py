@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokencake_sglang.timewarp.hardware import HardwareProfile
 from tokencake_sglang.timewarp.models import ModelProfile
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One request's part in a forward: ``new_tokens`` are computed after ``context_tokens``."""
 
     new_tokens: int

@@ -150,6 +150,13 @@ class TimeWarp:
         matched, node_id, _ = core.match_full_device_prefix(RadixKey(tokens, limit=limit))
         return matched, node_id
 
+    def holds(self, node_id: int) -> bool:
+        """Whether a node is in the tree and on the device, and with it the path to it."""
+        try:
+            return not self.scheduler.tree_cache.tree_core.is_full_device_evicted(node_id)
+        except KeyError:
+            return False
+
     def run(self) -> None:
         """Runs until every timer has fired and every request has finished.
 

@@ -5,6 +5,7 @@ every run a process of its own without importing SGLang again.
 """
 
 import array
+import functools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,7 @@ def tokenized(
 
 def drop_real_time_work(scheduler: Any) -> None:
     """Leaves out what a step does for metrics, GPU streams and sampling; no decision reads it."""
+    from sglang.srt.environ import envs
     from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
     scheduler.on_idle = lambda: None  # SGLang's leak check and its sleep
@@ -163,6 +165,24 @@ def drop_real_time_work(scheduler: Any) -> None:
     scheduler.record_batch_in_overlap = lambda _batch: None
     # The forward's own copy of what it samples by; nothing is sampled.
     SamplingBatchInfo.copy_for_forward = lambda info: info
+    # Looked up in the environment at each step, which a run does not change.
+    for name in _STEP_VARIABLES:
+        field = getattr(envs, name)
+        field.get = functools.partial(_same, field.get())
+
+
+_STEP_VARIABLES = (
+    "SGLANG_DISABLE_CONSECUTIVE_PREFILL_OVERLAP",
+    "SGLANG_ENABLE_DP_SPEC_PREFILL_COORDINATION",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY",
+    "SGLANG_PROFILE_V2",
+    "SGLANG_REQ_RUNNING_TIMEOUT",
+    "SGLANG_REQ_WAITING_TIMEOUT",
+)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 @contextmanager
