@@ -226,7 +226,8 @@ USUAL_SYSTEMS = {
     "headline": _OF_DAGS,
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
-    "sessions": f"{_FEW},thunderagent,mori",
+    # In a crowd another oracle is the best.
+    "sessions": f"{_FEW},thunderagent,mori,oracle-shortest",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 
