@@ -57,6 +57,7 @@ _OWN = (
     "tokencake_sglang/engine/uploads.py",
     "tokencake_sglang/engine/spatial.py",
     "tokencake_sglang/engine/applications.py",
+    "tokencake_sglang/engine/copies.py",
     "tokencake_sglang/engine/headroom.py",
     "tokencake_sglang/engine/next_use.py",
     "tokencake_sglang/engine/working_set.py",

@@ -15,6 +15,7 @@ from sglang.srt.mem_cache.registry import (
     create_unified_radix_cache,
     default_radix_cache_factory,
 )
+from sglang.srt.mem_cache.unified_cache.cache_action import BackupKV
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
@@ -48,6 +49,8 @@ class TokencakeCache(UnifiedRadixCache):
         self.on_turn_end: Callable[[Req, int], None] | None = None
         self.on_evict: Callable[[UnifiedTreeNode], None] | None = None
         self.on_remove: Callable[[UnifiedTreeNode], None] | None = None
+        self.may_copy: Callable[[int], bool] | None = None
+        """Asked before SGLang copies to the host so many tokens that were just written."""
         self.on_reset: Callable[[], None] | None = None
         self._upload: tuple[int, int] | None = None  # (anchor's id, first token loaded)
         self._pins: dict[object, int] = {}  # holder -> leaf id
@@ -72,6 +75,13 @@ class TokencakeCache(UnifiedRadixCache):
         if self.on_evict is not None:
             self.on_evict(self.tree_core.node_by_id(node_id))
         return super()._evict_device_leaf(node_id, tracker)
+
+    def _apply_cache_action(self, action) -> None:
+        if isinstance(action, BackupKV) and self.may_copy is not None:
+            chain = (self.tree_core.node_by_id(node_id) for node_id in action.node_ids)
+            if not self.may_copy(sum(len(node.key) for node in chain if not node.backuped)):
+                return  # as when the host has no room; ``insure`` may copy it later
+        super()._apply_cache_action(action)
 
     def _report_removals(self) -> None:
         """The tree core takes nodes out in one place; what it forgets, storage may still have."""

@@ -6,6 +6,7 @@ from tokencake_sglang.agents.table import Change, Transition
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.applications import Applications, Outside
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.copies import has_room_for_copy
 from tokencake_sglang.engine.headroom import Headroom
 from tokencake_sglang.engine.next_use import NextUseEviction
 from tokencake_sglang.engine.rank import RankPlanner
@@ -90,6 +91,7 @@ class Planner(RankPlanner):
             if "eviction" not in config.without:
                 # Bound by SGLang at the first eviction, so it has to be in place before.
                 cache.tree_core.eviction_strategy = self.eviction
+                cache.may_copy = self._may_copy
             cache.on_evict = self._evicted
 
     # -- the event log ------------------------------------------------------------------------
@@ -166,6 +168,16 @@ class Planner(RankPlanner):
         """SGLang gives up the node's device slots."""
         for key in self.eviction.claims(node):
             self.temporal.evicted(key, len(node.key))
+
+    def _may_copy(self, tokens: int) -> bool:
+        """Whether SGLang shall copy what was just written to the host tier."""
+        # What is not copied never reaches the storage below; and without agents SGLang decides.
+        if self.temporal.storage.on or not self.residents:
+            return True
+        copies = has_room_for_copy(self.cache, tokens, self.eviction.seconds_to_next_use)
+        if not copies:
+            self.log.count(Action.INSURE, "others_sooner")
+        return copies
 
     def cleared(self) -> None:
         self.temporal.clear()
