@@ -19,7 +19,7 @@ import psutil
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
-PORTS = range(32100, 32200)
+PORTS = range(31100, 31200)  # 1000 above: still none of the kernel's ephemeral ports
 
 
 class Server:

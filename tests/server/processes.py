@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import httpx
 
-PORTS = range(32_300, 32_400)
-"""HTTP ports; the ZeroMQ door takes the port 1000 above."""
+PORTS = range(31_300, 31_400)
+"""HTTP ports; the ZeroMQ door takes the port 1000 above, which must not be one (from 32,768 on) that
+the kernel gives to an outgoing connection while the server starts."""
 READY_TIMEOUT_S = 180.0
 PR_SET_PDEATHSIG = 1
 SCRIPTS = Path(__file__).parent / "scripts"
