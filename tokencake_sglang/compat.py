@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 SUPPORTED_SGLANG = ("0.5.23",)
 
+_TREE_CORE = "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore"
+
 REQUIRED_ATTRIBUTES = (
     # Private seams that engine/ uses beside the hooks of plugin.py.
     "sglang.srt.mem_cache.registry:create_unified_radix_cache",
     "sglang.srt.mem_cache.registry:register_radix_cache_backend",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._apply_cache_actions",
+    "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._apply_eviction_result",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._evict_device_leaf",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._execute_and_commit_kv_backup",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.check_prefetch_progress",
@@ -26,11 +29,13 @@ REQUIRED_ATTRIBUTES = (
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.pop_prefetch_loaded_tokens",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.prefetch_from_storage",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache.ready_to_load_host_cache",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._remove_leaf_from_parent",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore._split_node",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.dec_full_pin",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.inc_full_pin",
-    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCore.node_by_id",
+    f"{_TREE_CORE}._can_reclaim_full_host_duplicate",
+    f"{_TREE_CORE}._release_full_host_duplicate",
+    f"{_TREE_CORE}._remove_leaf_from_parent",
+    f"{_TREE_CORE}._split_node",
+    f"{_TREE_CORE}.dec_full_pin",
+    f"{_TREE_CORE}.inc_full_pin",
+    f"{_TREE_CORE}.node_by_id",
     "sglang.srt.managers.schedule_policy:PrefillAdder._get_running_request_total_token_offset",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS",
 )

@@ -89,7 +89,8 @@ def test_a_full_host_tier_keeps_the_agent_on_the_device(harness, monkeypatch):
     host = type(harness.cache.cache_controller.mem_pool_host)
     monkeypatch.setattr(host, "available_size", lambda self: 0)
     stalled_agent(harness)
-    assert harness.decisions("insure") == [("coder", "host_full")]
+    harness.step(4)
+    assert harness.decisions("insure") == [("coder", "later")]
     leaf = harness.planner.residents[AGENT.key].leaf_id
     assert harness.cache.release(leaf) == 0
     assert tiers(harness, AGENT) == (PATH_TOKENS, 0)

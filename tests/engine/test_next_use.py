@@ -92,14 +92,3 @@ def test_without_tags_the_order_is_sglangs_own(harness):
     assert len(leaves) > 3
     by_rank = sorted(leaves, key=harness.planner.eviction.get_priority)
     assert by_rank == sorted(leaves, key=lambda node: node.last_access_time)
-
-
-@pytest.mark.parametrize(("call_s", "stays"), [(20.0, True), (300.0, False)])
-def test_a_full_host_tier_keeps_what_is_used_soon(harness, call_s, stays):
-    """Rather than a copy of what was just written, which the device has as well."""
-    harness.generate(prompt(1), 4, AGENT)
-    start_call(harness, AGENT, call_s)
-    for number in range(12):  # more than both tiers hold
-        harness.generate(prompt(10 + number, 1000), 4)
-    device, host = tiers(harness, AGENT)
-    assert (device, host > 0) == (0, stays)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokencake_sglang.spatial.working_set import PRIOR_S, WorkingSet
 
 
-def working_set(device_tokens: int = 100_000, host_tokens: int = 10**9) -> WorkingSet:
-    return WorkingSet(device_tokens, host_tokens)
+def working_set(device_tokens: int = 100_000, kept_tokens: int = 10**9) -> WorkingSet:
+    return WorkingSet(device_tokens, kept_tokens)
 
 
 def test_a_demand_is_what_runs_on_average_after_a_prior():
@@ -38,7 +38,7 @@ def test_a_newcomer_enters_while_demands_fit_the_device():
 
 
 def test_a_newcomer_waits_for_room_on_the_host():
-    found = working_set(host_tokens=50_000)
+    found = working_set(kept_tokens=50_000)
     found.enter("old", 100, now_s=0.0)
     found.grow("old", 49_000)
     assert found.has_room(1_000, now_s=0.0)

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 DEMAND_SHARE = 1.0
 """Part of the pool that the working set's average demands may fill."""
 
-HOST_SHARE = 0.95
-"""Part of the host tier that the working set may fill."""
-
 IDLE_S = 60.0
 """An application that neither asks nor calls takes no part any more after so long, if a newcomer
 needs the room. Sooner, a short pause of its program would cost it its place."""
@@ -53,6 +50,8 @@ class Applications:
         agents_in: the agents of an application that the rank knows.
         graph_of: what an application declared of its graph.
         residents: the agents that have KV in the tree.
+        pool_tokens: of the device.
+        kept_tokens: what both tiers can hold between them.
         weights: of tenants.
         quotas: of tenants, as parts of the pool.
         bounded: whether newcomers wait outside while there is no room for them.
@@ -67,7 +66,7 @@ class Applications:
         residents: Mapping[AgentKey, Resident],
         *,
         pool_tokens: int,
-        host_tokens: int,
+        kept_tokens: int,
         weights: Mapping[str, float],
         quotas: Mapping[str, float],
         bounded: bool = True,
@@ -77,11 +76,7 @@ class Applications:
         self.agents_in = agents_in
         self.graph_of = graph_of
         self.residents = residents
-        self.working_set = WorkingSet(
-            int(DEMAND_SHARE * pool_tokens),
-            max(pool_tokens, int(HOST_SHARE * host_tokens)),
-            quotas=quotas,
-        )
+        self.working_set = WorkingSet(int(DEMAND_SHARE * pool_tokens), kept_tokens, quotas=quotas)
         self.shares = Shares(weights)
         self.paths = RemainingPaths()
         self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open, with when they began

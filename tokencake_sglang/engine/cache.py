@@ -17,6 +17,7 @@ from sglang.srt.mem_cache.registry import (
 )
 from sglang.srt.mem_cache.unified_cache.cache_action import BackupKV
 from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
+from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import DriveHostEvictionResult
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
 if TYPE_CHECKING:
@@ -213,6 +214,44 @@ class TokencakeCache(UnifiedRadixCache):
         return bool(path) and all(
             node.backuped and node.write_through_pending_id is None for node in path
         )
+
+    def copied_on_device(self) -> "Iterator[UnifiedTreeNode]":
+        """Nodes on both tiers whose copies ``drop_copy`` takes."""
+        for node in list(self.tree_core.full_host_duplicates.values()):
+            if self.can_drop_copy(node.id):
+                yield node
+
+    def can_drop_copy(self, node_id: int) -> bool:
+        """Whether the device has the node as well, nothing reads or writes its copy, and no copy
+        below needs it: SGLang takes for granted that what is above a copy has one."""
+        node = self.tree_core.node_by_id(node_id)
+        return (
+            self.tree_core._can_reclaim_full_host_duplicate(node)
+            and not any(child.backuped for child in node.children.values())
+            # SGLang marks the nodes of a load in flight under ``write_back`` only.
+            and not any(
+                node is loading
+                for leaf_id in self.ongoing_load_back
+                for loading in self._ascent(leaf_id)
+            )
+        )
+
+    def drop_copy(self, node_id: int) -> int:
+        """Frees the host copy of a node that the device keeps. Returns its tokens, 0 if it must stay."""
+        if not self.can_drop_copy(node_id):
+            return 0
+        node = self.tree_core.node_by_id(node_id)
+        result = DriveHostEvictionResult()
+        self.tree_core._release_full_host_duplicate(
+            node,
+            result.tracker,
+            result.device_frees,
+            result.host_frees,
+            cache_actions=result.cache_actions,
+        )
+        self.tree_core.full_host_duplicates.pop(node.id, None)
+        self._apply_eviction_result(result)
+        return len(node.key)
 
     # -- release ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from tokencake_sglang.agents.table import Change, Transition
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.applications import Applications, Outside
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.copies import has_room_for_copy
+from tokencake_sglang.engine.copies import Copies
 from tokencake_sglang.engine.headroom import Headroom
 from tokencake_sglang.engine.next_use import NextUseEviction
 from tokencake_sglang.engine.rank import RankPlanner
@@ -32,6 +32,12 @@ UPLOAD_HEADROOM = 0.4
 """Part of the pool that an upload leaves free or evictable. Where memory is scarce an early upload
 makes somebody else wait longer than it spares its agent."""
 
+HOST_SHARE = 0.95
+"""Part of the host tier that the working set may fill."""
+
+LOCKED_SHARE = 0.25
+"""Part of the pool that it may fill besides: what runs is locked on the device and needs no copy."""
+
 
 class Planner(RankPlanner):
     """Drives both executors between scheduler steps."""
@@ -43,6 +49,10 @@ class Planner(RankPlanner):
         **facts: Any,
     ) -> None:
         super().__init__(config, cache, **facts)
+        self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
+        self.copies: Copies | None = None
+        if config.temporal_on and "eviction" not in config.without:
+            self.copies = Copies(cache, self.eviction, self.log)
         self.spatial = SpatialExecutor(config, cache, self.agent_of, self.log, self.pool_tokens)
         timing = UploadTiming(
             link_tokens_per_s=config.link_bytes_per_s / self.kv_bytes_per_token,
@@ -69,6 +79,7 @@ class Planner(RankPlanner):
                 self.retarget,
                 self.kv_bytes_per_token,
             ),
+            copies=self.copies,
             is_critical=self.spatial.is_critical,
         )
         self.applications = Applications(
@@ -78,7 +89,7 @@ class Planner(RankPlanner):
             self.table.graph_of,
             self.residents,
             pool_tokens=self.pool_tokens,
-            host_tokens=cache.cache_controller.mem_pool_host.size,
+            kept_tokens=self._kept_tokens(),
             weights=config.tenants,
             quotas=config.tenant_quotas,
             bounded="working-set" not in config.without,
@@ -86,13 +97,20 @@ class Planner(RankPlanner):
         self.headroom = Headroom(self.agent_of)
         self.orders = "order" not in config.without
         self._found_over_quota = False
-        self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         if config.temporal_on:
-            if "eviction" not in config.without:
+            if self.copies is not None:
                 # Bound by SGLang at the first eviction, so it has to be in place before.
                 cache.tree_core.eviction_strategy = self.eviction
                 cache.may_copy = self._may_copy
             cache.on_evict = self._evicted
+            cache.on_remove = self._removed
+
+    def _kept_tokens(self) -> int:
+        """How much KV of agents that come and go the tiers can keep between them."""
+        host_tokens = int(HOST_SHARE * self.cache.cache_controller.mem_pool_host.size)
+        if self.copies is None or not self.copies.on:  # then the host mirrors the device
+            return max(self.pool_tokens, host_tokens)
+        return int(LOCKED_SHARE * self.pool_tokens) + host_tokens
 
     # -- the event log ------------------------------------------------------------------------
 
@@ -166,18 +184,32 @@ class Planner(RankPlanner):
 
     def _evicted(self, node: "UnifiedTreeNode") -> None:
         """SGLang gives up the node's device slots."""
+        if self.copies is not None:
+            self.copies.moved()
         for key in self.eviction.claims(node):
             self.temporal.evicted(key, len(node.key))
 
+    def _removed(self, node: "UnifiedTreeNode") -> None:
+        """SGLang takes the node out of the tree. Paths that ended there end above it, so that the
+        rest is still known to be used when its agent returns."""
+        if node.parent is None:
+            return
+        if self.temporal.storage.on:
+            self.temporal.storage.removed(node)
+            return
+        for key in self.agents_by_leaf.get(node.id, ()):
+            resident = self.residents[key]
+            if not resident.agent.finished:
+                self.temporal.lost(key, len(node.key))
+                self.retarget(resident, node.parent.id)
+
     def _may_copy(self, tokens: int) -> bool:
         """Whether SGLang shall copy what was just written to the host tier."""
-        # What is not copied never reaches the storage below; and without agents SGLang decides.
-        if self.temporal.storage.on or not self.residents:
+        # Without agents SGLang decides.
+        if self.copies is None or not self.residents or self.copies.are_made_at_once(tokens):
             return True
-        copies = has_room_for_copy(self.cache, tokens, self.eviction.seconds_to_next_use)
-        if not copies:
-            self.log.count(Action.INSURE, "others_sooner")
-        return copies
+        self.log.count(Action.INSURE, "later")
+        return False
 
     def cleared(self) -> None:
         self.temporal.clear()
@@ -201,14 +233,16 @@ class Planner(RankPlanner):
         if self.config.temporal_on:
             if self.left_waiting and self.cache.pin_count:
                 self.temporal.uploads.drop_holds_of_queued(self.now_s)
+            keep_free_tokens = committed_tokens + GROWTH_TOKENS * (
+                len(running) + (chunked is not None)
+            )
             self.temporal.step(
                 self.now_s,
                 queue_waits=bool(waiting_queue),
-                keep_free_tokens=max(
-                    committed_tokens + GROWTH_TOKENS * (len(running) + (chunked is not None)),
-                    int(UPLOAD_HEADROOM * self.pool_tokens),
-                ),
+                keep_free_tokens=max(keep_free_tokens, int(UPLOAD_HEADROOM * self.pool_tokens)),
             )
+            if self.copies is not None:
+                self.copies.step(self.now_s, keep_free_tokens)
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
         """Where there are tagged requests: without any, admission is SGLang's."""
@@ -243,6 +277,8 @@ class Planner(RankPlanner):
             self.applications.admitted(batch.reqs, self.now_s)
         if not self.config.temporal_on:
             return
+        if self.copies is not None:
+            self.copies.moved()
         for req in batch.reqs:
             agent = self.agent_of(req)
             if agent is not None:

@@ -120,7 +120,6 @@ class StorageFetches:
         self._fetches: dict[AgentKey, _Fetch] = {}
         self._tries: Counter[AgentKey] = Counter()  # in this gap
         self._handles = 0
-        cache.on_remove = self._removed
 
     @property
     def on(self) -> bool:
@@ -136,10 +135,8 @@ class StorageFetches:
 
     # -- what the tree loses ------------------------------------------------------------------
 
-    def _removed(self, node: "UnifiedTreeNode") -> None:
+    def removed(self, node: "UnifiedTreeNode") -> None:
         """SGLang is about to take the node, which has no children, out of the tree."""
-        if not self.on or node.parent is None:
-            return
         keys = [
             key
             for key in self.agents_by_leaf.get(node.id, ())

@@ -8,6 +8,7 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, Call
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.copies import Copies
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
 from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.engine.uploads import Uploads
@@ -41,6 +42,7 @@ class TemporalExecutor:
         log: DecisionLog,
         uploads: Uploads,
         storage: StorageFetches,
+        copies: Copies | None,
         is_critical: Callable[[Agent], bool],
     ) -> None:
         self.config = config
@@ -49,6 +51,7 @@ class TemporalExecutor:
         self.log = log
         self.uploads = uploads
         self.storage = storage
+        self.copies = copies
         self.returns = Returns(DurationModel(config.default_call_s), is_critical)
         self.step_gap_s = 0.0
         """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
@@ -57,6 +60,7 @@ class TemporalExecutor:
         self._looks: Alarms[AgentKey] = Alarms()  # of all in a gap: when to expect them anew
         self._looked_in = 0  # the LOOK_INTERVAL_S in which an agent was last expected anew
         self._evicted: Counter[AgentKey] = Counter()  # tokens since the last step
+        self._lost: Counter[AgentKey] = Counter()  # likewise
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -196,9 +200,13 @@ class TemporalExecutor:
         """SGLang took ``tokens`` of the agent's path from the device."""
         self._evicted[key] += tokens
 
+    def lost(self, key: AgentKey, tokens: int) -> None:
+        """No tier has the last ``tokens`` of the agent's path any more."""
+        self._lost[key] += tokens
+
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
-        for state in (self._uninsured, self._evicted, self._looks):
+        for state in (self._uninsured, self._evicted, self._lost, self._looks):
             state.clear()
         self.uploads.clear()
         self.storage.clear()
@@ -215,6 +223,8 @@ class TemporalExecutor:
         self._measure_step(now_s)
         if self._evicted:
             self._note_evictions(now_s)
+        if self._lost:
+            self._note_losses(now_s)
         if not self._looks:
             return
         while self._uninsured:
@@ -246,9 +256,12 @@ class TemporalExecutor:
         Returns whether the agent is settled; if not, a later step may have the room.
         """
         leaf_id = resident.leaf_id
-        if self.cache.uncopied_tokens(leaf_id) and not self.cache.leaves_room(
-            leaf_id, keep_free_tokens
-        ):
+        uncopied = self.cache.uncopied_tokens(leaf_id)
+        if self.copies is not None and not self.copies.are_made_at_once(uncopied):
+            del self._uninsured[resident.agent.key]
+            self.log.record(now_s, resident.agent.key, Action.INSURE, "later", uncopied)
+            return True
+        if uncopied and not self.cache.leaves_room(leaf_id, keep_free_tokens):
             return False
         queued = self.cache.insure(leaf_id)
         if queued is None and self.cache.ongoing_backup:
@@ -281,6 +294,17 @@ class TemporalExecutor:
                 self._set_alarms(resident)
         self._evicted.clear()
 
+    def _note_losses(self, now_s: float) -> None:
+        for key, tokens in self._lost.items():
+            resident = self.residents.get(key)
+            if resident is None:
+                continue
+            self.log.record(now_s, key, Action.DROP, "lost", tokens)
+            if resident.gap is not None:
+                resident.gap.missing_tokens += tokens
+            self._moved_below_device(resident)
+        self._lost.clear()
+
     def _expect(self, resident: Resident) -> None:
         """The agent returns when the last of its open calls is expected to end."""
         expected = self.returns.of(resident.agent.key)
@@ -309,7 +333,7 @@ class TemporalExecutor:
             self.storage.plan(resident, self.uploads.start_s(resident, below))
 
     def _moved_below_device(self, resident: Resident) -> None:
-        """The host tier has dropped a part of the agent's path, or has it from storage again."""
+        """The tree has lost a part of the agent's path, or the host has it from storage again."""
         if not resident.in_gap:
             return
         before = resident.residence

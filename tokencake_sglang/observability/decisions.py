@@ -22,7 +22,8 @@ class Action(StrEnum):
     UPLOAD = "upload"
     """A copy back to the device was started."""
     DROP = "drop"
-    """The host tier gave up its copy too; a storage backend may have one."""
+    """The host tier gave up its copy, of what the device keeps, or of the last there was; a storage
+    backend may have one."""
     FETCH = "fetch"
     """A read from storage into the host tier was started, or has ended."""
     HOLD = "hold"

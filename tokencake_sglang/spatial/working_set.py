@@ -54,15 +54,15 @@ class WorkingSet:
     """The applications that take part.
 
     A newcomer enters while the sum of demands and its prompt fits ``device_tokens``, and the sum
-    of footprints and its prompt ``host_tokens``: what idles must find room there, or it is
-    computed again at each turn. An empty set takes anybody, so somebody always takes part.
+    of footprints and its prompt ``kept_tokens``: what idles must find room on the device or the host,
+    or it is computed again at each turn. An empty set takes anybody, so somebody always takes part.
 
     ``quotas``: by tenant, the part of both that its own members and its newcomer's prompt have to
     fit. A tenant without any member may always have one, as far as the quota goes.
     """
 
     device_tokens: int
-    host_tokens: int
+    kept_tokens: int
     members: dict[str, Member] = field(default_factory=dict)
     quotas: Mapping[str, float] = field(default_factory=dict)
     _tenants: dict[str, str] = field(default_factory=dict)  # of members whose tenant has a quota
@@ -89,12 +89,12 @@ class WorkingSet:
     def _fits(
         self, members: Collection[Member], prompt_tokens: int, now_s: float, *, part: float
     ) -> bool:
-        """Whether the prompt fits beside ``members`` in this part of device and host. Without any
+        """Whether the prompt fits beside ``members`` in this part of either. Without any
         it always does."""
         if not members:
             return True
         footprint = sum(member.footprint_tokens for member in members)
-        if footprint + prompt_tokens > part * self.host_tokens:
+        if footprint + prompt_tokens > part * self.kept_tokens:
             return False
         demand = sum(member.demand_tokens(now_s) for member in members)
         return demand + prompt_tokens <= part * self.device_tokens
