@@ -90,6 +90,25 @@ def test_the_dead_make_room_at_once(harness):
     assert "later" not in {reason for who, reason in harness.decisions("insure") if who == "coder"}
 
 
+def test_a_path_that_has_lost_its_end_stays_its_agents(harness):
+    """The rest is still needed when the agent returns, and evicted by that."""
+    context = stalled_agent(harness, predicted_s=50.0)
+    fill_pool(harness)
+    lost = harness.cache.evict_host(1)
+    assert 0 < lost < PATH_TOKENS
+    assert tiers(harness, AGENT) == (0, PATH_TOKENS - lost)
+    for node in harness.cache.path(leaf_of(harness)):
+        assert harness.planner.eviction.seconds_to_next_use(node) == pytest.approx(50.0, abs=1.0)
+    harness.step()
+    assert harness.decisions("drop") == [("coder", "lost")]
+    finish_calls(harness, AGENT)
+    outputs = harness.generate(context, 8, AGENT)
+    assert harness.decisions("return") == [("coder", "lost")]
+    harness.finish_everything()
+    harness.flush()
+    assert harness.generate(context, 8) == outputs
+
+
 def leaf_of(harness, tag: AgentTag = AGENT) -> int:
     return harness.planner.residents[tag.key].leaf_id
 
