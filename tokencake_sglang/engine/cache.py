@@ -215,25 +215,17 @@ class TokencakeCache(UnifiedRadixCache):
             node.backuped and node.write_through_pending_id is None for node in path
         )
 
-    def copied_on_device(self) -> "Iterator[UnifiedTreeNode]":
-        """Nodes on both tiers whose copies ``drop_copy`` takes."""
-        for node in list(self.tree_core.full_host_duplicates.values()):
-            if self.can_drop_copy(node.id):
-                yield node
+    def on_both_tiers(self) -> "Iterable[UnifiedTreeNode]":
+        """Nodes whose copies ``drop_copy`` may take; some may be found on one tier only."""
+        return self.tree_core.full_host_duplicates.values()
 
     def can_drop_copy(self, node_id: int) -> bool:
         """Whether the device has the node as well, nothing reads or writes its copy, and no copy
-        below needs it: SGLang takes for granted that what is above a copy has one."""
+        below needs it: SGLang takes for granted that what is above a copy has one, and locks of
+        what it loads only the end."""
         node = self.tree_core.node_by_id(node_id)
-        return (
-            self.tree_core._can_reclaim_full_host_duplicate(node)
-            and not any(child.backuped for child in node.children.values())
-            # SGLang marks the nodes of a load in flight under ``write_back`` only.
-            and not any(
-                node is loading
-                for leaf_id in self.ongoing_load_back
-                for loading in self._ascent(leaf_id)
-            )
+        return self.tree_core._can_reclaim_full_host_duplicate(node) and not any(
+            child.backuped for child in node.children.values()
         )
 
     def drop_copy(self, node_id: int) -> int:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sglang.srt.mem_cache.unified_cache.components.base import BASE_COMPONENT_TYPE
+
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.next_use import NextUseEviction
@@ -34,6 +36,7 @@ class Copies:
         self.log = log
         self._due = False  # whether a step has something to look for
         self._lacking = False  # whether the last look left something without a copy
+        self._host_alone: list[tuple[float, int]] | None = None  # unless it may have changed
 
     @property
     def on(self) -> bool:
@@ -43,7 +46,10 @@ class Copies:
     def are_made_at_once(self, tokens: int) -> bool:
         """Whether so many tokens are copied now, into slots that are free or of the dead; else
         ``step`` copies them when they may be evicted."""
-        if not self.on or self._has_room(tokens, after_s=NEVER_S):
+        if not self.on or self._free_tokens() >= tokens:
+            return True
+        dead = self.eviction.dead(self.cache.tree_core.evictable_host_leaves)
+        if self._free_tokens() + sum(map(_tokens_with, dead)) >= tokens:
             return True
         self._due = True
         return False
@@ -66,8 +72,9 @@ class Copies:
             return
         self._due = self._lacking = False
         spare = self._spare()
-        for next_use_s, node in self._victims():
-            if node.backuped or next_use_s == NEVER_S:
+        self._host_alone = None
+        for next_use_s, node in self._uncopied():
+            if next_use_s == NEVER_S:
                 continue
             tokens = self.cache.uncopied_tokens(node.id)
             if not self.cache.leaves_room(node.id, keep_free_tokens):
@@ -77,6 +84,7 @@ class Copies:
             if not self._has_room(tokens, after_s=next_use_s) or not self.cache.insure(node.id):
                 self._lacking = True
                 continue
+            self._host_alone = None  # some of it may have made room
             for key in self.eviction.claims(node):
                 self.log.record(now_s, key, Action.INSURE, "may_be_evicted", tokens)
         # What is still being loaded may be locked, but its copy is read.
@@ -91,23 +99,33 @@ class Copies:
         room = self._free_tokens()
         if room >= tokens:
             return True
-        for leaf in self.cache.tree_core.evictable_host_leaves:
-            if self.eviction.seconds_to_next_use(leaf) < after_s:
-                continue
-            node = leaf
-            while node.parent is not None and node.evicted and len(node.children) <= 1:
-                room += len(node.key)
-                node = node.parent
+        if self._host_alone is None:
+            self._host_alone = self._find_host_alone()
+        for next_use_s, freed in self._host_alone:
+            if next_use_s < after_s:
+                return False
+            room += freed
             if room >= tokens:
                 return True
         return False
 
-    def _victims(self) -> "Iterator[tuple[float, UnifiedTreeNode]]":
-        """What the device may evict, in its order, each with the seconds to its next use.
+    def _find_host_alone(self) -> list[tuple[float, int]]:
+        """Of each leaf on the host alone the seconds to its next use, and the tokens that go with
+        it; what is used last comes first."""
+        leaves = self.cache.tree_core.evictable_host_leaves
+        seconds_to_next_use = self.eviction.seconds_to_next_use
+        found = [(seconds_to_next_use(leaf), _tokens_with(leaf)) for leaf in leaves]
+        return sorted(found, reverse=True)
 
-        As SGLang's eviction goes: leaves by rank, and a node once all below it have gone.
+    def _uncopied(self) -> "Iterator[tuple[float, UnifiedTreeNode]]":
+        """What the device may evict and the host lacks, in the device's order, each with the
+        seconds to its next use. Each is to be copied, or not, before the next is asked for.
+
+        As SGLang's eviction goes: leaves by rank, and a node once all below it have gone. What is
+        above a copy has one.
         """
-        heap = [self._ranked(leaf) for leaf in self.cache.tree_core.evictable_device_leaves]
+        leaves = self.cache.tree_core.evictable_device_leaves
+        heap = [self._ranked(leaf) for leaf in leaves if not leaf.backuped]
         heapq.heapify(heap)
         gone: set[int] = set()
         while heap:
@@ -116,7 +134,8 @@ class Copies:
             gone.add(node.id)
             above = node.parent
             if (
-                above.parent is not None
+                not above.backuped
+                and above.parent is not None
                 and not _is_locked(above)
                 and all(child.evicted or child.id in gone for child in above.children.values())
             ):
@@ -131,8 +150,12 @@ class Copies:
         """What is locked on the device and has a copy: what is used soonest first, a path's end
         before the rest. Each one's copy is to be dropped before the next is asked for."""
         cache, seconds_to_next_use = self.cache, self.eviction.seconds_to_next_use
-        locked = [node for node in cache.copied_on_device() if _is_locked(node)]
-        heap = [(seconds_to_next_use(node), node.id, node) for node in locked]
+        locked = [node for node in cache.on_both_tiers() if _is_locked(node)]
+        heap = [
+            (seconds_to_next_use(node), node.id, node)
+            for node in locked
+            if cache.can_drop_copy(node.id)
+        ]
         heapq.heapify(heap)
         while heap:
             *_, node = heapq.heappop(heap)
@@ -154,5 +177,14 @@ class Copies:
             self.log.record(now_s, key, Action.DROP, "locked_on_device", freed)
 
 
+def _tokens_with(leaf: "UnifiedTreeNode") -> int:
+    """Tokens of a path's end that is on the host alone: what goes once the leaf has to."""
+    tokens, node = 0, leaf
+    while node.parent is not None and node.evicted and len(node.children) <= 1:
+        tokens += len(node.key)
+        node = node.parent
+    return tokens
+
+
 def _is_locked(node: "UnifiedTreeNode") -> bool:
-    return any(data.lock_ref > 0 for data in node.component_data)
+    return node.component_data[BASE_COMPONENT_TYPE].lock_ref > 0

@@ -52,6 +52,12 @@ class NextUseEviction(EvictionStrategy):
         while len(self._superseded) > SUPERSEDED_KEPT:
             del self._superseded[next(iter(self._superseded))]
 
+    def dead(self, nodes: "Iterable[UnifiedTreeNode]") -> "Iterator[UnifiedTreeNode]":
+        """Those of ``nodes`` that nobody will use."""
+        for node in nodes:
+            if node.id in self._superseded and self.seconds_to_next_use(node) == NEVER_S:
+                yield node
+
     def get_priority(self, node: "UnifiedTreeNode") -> tuple[float, float]:
         return (-self.seconds_to_next_use(node), node.last_access_time)
 
