@@ -23,7 +23,7 @@ JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 bench: env  ## the standard matrix in virtual time; says beforehand how long, and resumes
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS)
 
-LONG_SETS = limits sensitivity sessions headline noise host link load
+LONG_SETS = limits sensitivity sessions headline noise noise-load host link load
 bench-long: env  ## hours: what else is compared on the standard cells, and the sets with five seeds
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) \
 		--systems 'tokencake-*,reopen-*,oracle-*'

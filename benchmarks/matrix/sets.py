@@ -103,6 +103,22 @@ def noise() -> Iterator[Cell]:
                 yield replace(base, id=f"{name}-noise/{scale}-seed-{seed}", workload=workload)
 
 
+def noise_at_load() -> Iterator[Cell]:
+    """The same where the server keeps up: four fifths of its capacity, arriving at random."""
+    for name in DAGS:
+        for scale in (0.0, 0.25, 0.5, 1.0):
+            for seed in SEEDS:
+                workload = WorkloadSpec(
+                    source=name,
+                    applications=48,
+                    arrivals="poisson",
+                    rate=round(0.8 * measured_capacity(name), 6),
+                    tool_noise=scale,
+                    seed=seed,
+                )
+                yield Cell(id=f"{name}-noise-load/{scale}-seed-{seed}", workload=workload, **A800)
+
+
 def host_size() -> Iterator[Cell]:
     for name in DAGS:
         base = dag(name, 0.2)
@@ -142,7 +158,8 @@ def sensitivity() -> Iterator[Cell]:
 
 
 def sessions() -> Iterator[Cell]:
-    """Claude Code sessions: with and without hints, and with a host tier that holds too little.
+    """Claude Code sessions: with and without hints, with copies that cost nothing, and with a host
+    tier that holds too little.
 
     Sixteen at once of the committed slice; and forty at once, which fill a host tier of four pools
     and not one of eight, drawn from the whole data set where it lies beside the checkout.
@@ -154,6 +171,7 @@ def sessions() -> Iterator[Cell]:
     yield sixteen
     exact = replace(CLAUDE_CODE, hints="exact")
     yield replace(sixteen, id="claude_code-16/exact", workload=exact)
+    yield replace(sixteen, id="claude_code-16/free-copies", link_scale=1000.0)
     half = CLAUDE_CODE_PEAK_TOKENS // 2 // PAGE_TOKENS * PAGE_TOKENS
     yield replace(sixteen, id="claude_code-16/half-host", host_tokens=half)
     for ratio in (4, 8):
@@ -186,6 +204,7 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "load": load,
     "limits": limits,
     "noise": noise,
+    "noise-load": noise_at_load,
     "host": host_size,
     "link": link_speed,
     "headline": headline,
@@ -193,6 +212,8 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "sessions": sessions,
     "check": check,
 }
+
+_OF_SGLANG = "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-priority"
 
 _FEW = (
     "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,tokencake,reopen-lpm,kvflow,infercept,"
@@ -220,14 +241,15 @@ USUAL_SYSTEMS = {
     # Without the oracle, which knows lengths: what it reaches is its result where limits are exact.
     "limits": "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-priority,hicache-*eager,"
     "tokencake,tokencake-no-headroom,reopen-lpm,kvflow,infercept,thunderagent",
-    "noise": f"{_OF_DAGS},tokencake-temporal",
+    "noise": f"{_OF_DAGS},tokencake-temporal,oracle-tokencake-temporal",
+    "noise-load": f"{_OF_SGLANG},tokencake,tokencake-temporal,oracle-tokencake-temporal",
     "host": _OF_DAGS,
     "link": _OF_DAGS,
     "headline": _OF_DAGS,
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
     # In a crowd another oracle is the best.
-    "sessions": f"{_FEW},thunderagent,mori,oracle-shortest",
+    "sessions": f"{_FEW},tokencake-temporal,thunderagent,mori,oracle-shortest",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 

@@ -40,6 +40,7 @@ _EMPHASIS: dict[str, dict[str, Any]] = {
 _SWEPT = {
     "load": "arrivals, % of HiCache's capacity",
     "noise": "gaussian scale on tool times",
+    "noise-load": "gaussian scale on tool times",
     "host": "host tier, multiples of the device pool",
     "link": "speed of the link, multiples of the profile's",
 }

@@ -244,6 +244,7 @@ class TestDocument:
         titles = {
             "load": "## Poisson arrivals at shares of HiCache's capacity",
             "noise": "## Tools that do not take the declared time",
+            "noise-load": "## The same where the server keeps up",
             "host": "## Size of the host tier",
             "link": "## Speed of the link to the host",
             "sessions": "## Claude Code sessions with hints, in crowds, and beside a small host tier",
@@ -259,7 +260,8 @@ class TestDocument:
     def test_a_sets_own_cells_fill_its_section(self, tmp_path):
         lines = {
             name: [line for cell in sets.cells(name) for line in cell_results(cell.id)]
-            for name in ("load", "noise", "host", "link", "headline", "sensitivity", "sessions")
+            for name in sets.SETS
+            if name not in ("standard", "limits", "check")
         }
         text = self.text(tmp_path, **lines)
         for group, title, header in (
@@ -268,7 +270,7 @@ class TestDocument:
             ("deep_research-noise", P95.title, "0.0 | 0.25, 5 seeds | 0.5, 5 seeds | 1.0, 5 seeds"),
             ("code_writer-host", MAKESPAN.title, "0.5x | 1x | 2x | 4x | 10x"),
             ("code_writer-link", MEAN.title, "0.25x | 0.5x | 1x | 2x"),
-            ("claude_code-16", RETURNING.title, "exact | half-host | none"),
+            ("claude_code-16", RETURNING.title, "exact | free-copies | half-host | none"),
             ("claude_code-40", MEAN.title, "host-4x, 3 seeds | host-8x, 3 seeds"),
         ):
             assert f"### {group}: {title}\n\n| system | {header} |\n" in text
@@ -328,13 +330,12 @@ class TestPlots:
         from benchmarks.report import plots
 
         folder = tmp_path / "matrix"
-        for name in ("load", "noise", "host", "link", "sessions"):
+        swept = ("load", "noise", "noise-load", "host", "link")
+        for name in (*swept, "sessions"):
             lines = [line for cell in sets.cells(name) for line in cell_results(cell.id)]
             store.merge(name, lines, folder)
         names = [file.name for file in plots.draw_all(tmp_path / "plots", folder)]
-        assert names == [
-            f"{dag}-{name}.svg" for name in ("load", "noise", "host", "link") for dag in sets.DAGS
-        ]
+        assert names == [f"{dag}-{name}.svg" for name in swept for dag in sets.DAGS]
         drawn = (tmp_path / "plots" / "code_writer-host.svg").read_text()
         assert "tokencake" in drawn and "multiples of the device pool" in drawn
 
