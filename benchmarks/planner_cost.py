@@ -5,7 +5,8 @@ the planner's own work: ``Planner.step`` and the ticks that it received since th
 with no agent known, once with a thousand that are in tool calls: of lengths from seconds to
 minutes, half of them declared, so that some are due every second; each that returns takes a turn
 and stops at the next call. Their KV fills the device pool and, for the greater part, is on the host
-only. What is measured in one process does not depend on the other: each is a fork of its own.
+only. And once more with a host tier that is full, so that what is copied has to be chosen; without
+the working set, which would keep out those who do not fit. What is measured in one process does not depend on the other: each is a fork of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.planner_cost
 """
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 OUTPUT = Path(__file__).parent / "results" / "planner_cost.json"
 
-NO_AGENTS, STALLED = "no agents", "stalled"
+NO_AGENTS, STALLED, HOST_FULL = "no agents", "stalled", "stalled, host tier full"
 
 MOST_MEAN_US = {NO_AGENTS: 5.0, STALLED: 50.0}
 """Bars: mean microseconds a step."""
@@ -79,6 +80,7 @@ class Load:
     running_output: int = 2000
     pool_tokens: int = 131_072
     host_tokens: int = 1_310_720
+    flags: tuple[str, ...] = SYSTEMS["tokencake"].flags
     steps: int = 4000
     warmup_steps: int = 200
     seed: int = 7
@@ -213,7 +215,7 @@ def build(load: Load) -> "TimeWarp":
         CostModel(load_model_profile("qwen2.5-14b"), load_hardware_profile("a800")),
         pool_tokens=load.pool_tokens,
         host_tokens=load.host_tokens,
-        flags=SYSTEMS["tokencake"].flags,
+        flags=load.flags,
     )
     generator = random.Random(load.seed)
     numbers = itertools.count()
@@ -381,6 +383,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     load = Load()
+    full = replace(load, host_tokens=300_000, flags=(*load.flags, "--tokencake-without", "working-set"))
     preload()
     report = {
         "machine": this_machine.description(),
@@ -388,6 +391,7 @@ def main() -> None:
         "steps": {
             NO_AGENTS: run_in_fork(measure_steps, load, 0),
             STALLED: run_in_fork(measure_steps, load, load.agents),
+            HOST_FULL: run_in_fork(measure_steps, full, full.agents),
         },
         "memory": run_in_fork(measure_memory, load),
     }

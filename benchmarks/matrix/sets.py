@@ -175,7 +175,7 @@ def sessions() -> Iterator[Cell]:
     half = CLAUDE_CODE_PEAK_TOKENS // 2 // PAGE_TOKENS * PAGE_TOKENS
     yield replace(sixteen, id="claude_code-16/half-host", host_tokens=half)
     for ratio in (4, 8):
-        for seed in range(3):
+        for seed in SEEDS:
             workload = replace(CLAUDE_CODE, whole=True, applications=40, lanes=40, seed=seed)
             yield replace(
                 sixteen,

@@ -89,7 +89,7 @@ class TestCells:
         assert cells["claude_code-16/half-host"].host_tokens == 739_696
         of_40 = [cell for cell in cells.values() if cell.group == "claude_code-40"]
         assert {(c.host_tokens // pool, c.workload.seed) for c in of_40} == {
-            (ratio, seed) for ratio in (4, 8) for seed in range(3)
+            (ratio, seed) for ratio in (4, 8) for seed in range(5)
         }
         assert all(c.workload.whole and c.workload.applications == 40 for c in of_40)
 

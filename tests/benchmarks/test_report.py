@@ -271,11 +271,11 @@ class TestDocument:
             ("code_writer-host", MAKESPAN.title, "0.5x | 1x | 2x | 4x | 10x"),
             ("code_writer-link", MEAN.title, "0.25x | 0.5x | 1x | 2x"),
             ("claude_code-16", RETURNING.title, "exact | free-copies | half-host | none"),
-            ("claude_code-40", MEAN.title, "host-4x, 3 seeds | host-8x, 3 seeds"),
+            ("claude_code-40", MEAN.title, "host-4x, 5 seeds | host-8x, 5 seeds"),
         ):
             assert f"### {group}: {title}\n\n| system | {header} |\n" in text
         assert text.count("| `tokencake` | 0.75 (0.75–0.75) |") > 10
-        assert "All figures of claude_code-40/host-8x-seed-2" in text
+        assert "All figures of claude_code-40/host-8x-seed-4" in text
         assert f"| system | {RETURNING.title} | against `stock` |" in text
         assert "| `code_writer-equal-0.1/compute-2x` | `tokencake` | 1.00 | 0.75 | 3 |" in text
 
