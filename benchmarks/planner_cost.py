@@ -383,7 +383,9 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     load = Load()
-    full = replace(load, host_tokens=300_000, flags=(*load.flags, "--tokencake-without", "working-set"))
+    full = replace(
+        load, host_tokens=300_000, flags=(*load.flags, "--tokencake-without", "working-set")
+    )
     preload()
     report = {
         "machine": this_machine.description(),

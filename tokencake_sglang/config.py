@@ -126,7 +126,12 @@ class TokencakeConfig:
         PositiveSeconds, Field(description="when an agent that says nothing more is forgotten")
     ] = 3600.0
     upload_piece_tokens: Annotated[
-        int, Field(ge=16, le=1 << 20, description="largest upload started at once, in tokens")
+        int,
+        Field(
+            ge=16,
+            le=1 << 20,
+            description="tokens uploaded at once; more if the link carries more in a scheduler step",
+        ),
     ] = 4096
     link_bytes_per_s: Annotated[
         Annotated[float, Field(gt=0.0)],

@@ -42,6 +42,18 @@ def test_uploads_go_in_bounded_pieces(harness):
     assert sum(pieces) == PATH_TOKENS
 
 
+def test_where_steps_are_long_a_piece_is_what_the_link_carries_in_one(harness):
+    """Nothing starts inside a step: after less the link would idle until the next."""
+    stalled_agent(harness)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.4)
+    harness.step()
+    harness.at(harness.now_s + 0.5)
+    harness.step(4)
+    pieces = [d.tokens for d in harness.planner.log.recent if d.action == "upload"]
+    assert pieces == [PATH_TOKENS]
+
+
 def test_a_held_prefix_survives_pressure_until_its_request_comes(harness):
     context = stalled_agent(harness)
     fill_pool(harness)

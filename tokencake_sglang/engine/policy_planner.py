@@ -10,6 +10,7 @@ from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.eviction import PolicyEviction
 from tokencake_sglang.engine.rank import RankPlanner
 from tokencake_sglang.engine.residents import Resident
+from tokencake_sglang.engine.step_gap import StepGap
 from tokencake_sglang.observability.decisions import Action
 from tokencake_sglang.policy import (
     NOTHING_CACHED,
@@ -25,6 +26,7 @@ from tokencake_sglang.policy import (
     Request,
     Upload,
 )
+from tokencake_sglang.temporal.upload import piece_tokens
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -120,6 +122,7 @@ class PolicyPlanner(RankPlanner):
         self._kept: dict[AgentKey, Resident] = {}  # oldest pin first
         self._uploading: AgentKey | None = None
         self._keep_free_tokens = self._committed_tokens = 0
+        self._step_gap = StepGap()
         self.refused = False
         """Whether the policy refused a request in this attempt at admission."""
         self._refused_all = False
@@ -239,6 +242,7 @@ class PolicyPlanner(RankPlanner):
         return asking_adder(base, self)
 
     def _look_at(self, waiting_queue: "list[Req]", running: "list[Req]") -> None:
+        self._step_gap.tell(self.now_s)
         self.queue = [self.request_of(req) for req in waiting_queue]
         # Until SGLang filters its batch, requests whose end the policy was told are still in it.
         self.running = [self.request_of(req) for req in running if not req.finished()]
@@ -306,9 +310,12 @@ class PolicyPlanner(RankPlanner):
     def _upload(self, decision: Upload, resident: Resident) -> None:
         if decision.key in self._kept or not self.cache.can_start_upload():
             return
-        tokens = self.cache.upload(
-            resident.leaf_id, self.config.upload_piece_tokens, self._keep_free_tokens
+        piece = piece_tokens(
+            self.config.upload_piece_tokens,
+            self.machine.link_tokens_per_s,
+            self._step_gap.longest_s,
         )
+        tokens = self.cache.upload(resident.leaf_id, piece, self._keep_free_tokens)
         if tokens:
             self._uploading = decision.key
             self._record(decision, Action.UPLOAD, tokens)

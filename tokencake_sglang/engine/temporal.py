@@ -10,16 +10,12 @@ from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.copies import Copies
 from tokencake_sglang.engine.residents import Gap, Residence, Resident
+from tokencake_sglang.engine.step_gap import StepGap
 from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.engine.uploads import Uploads
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.returns import Return, Returns
-
-LONGEST_STEP_S = 5.0
-"""A longer silence is not a step: no tick was sent because no call was open."""
-
-STEP_GAP_DECAY = 0.9
 
 LOOK_INTERVAL_S = 0.05
 """In each such piece of time one agent is expected anew, the one whose time came first: a look is
@@ -53,9 +49,7 @@ class TemporalExecutor:
         self.storage = storage
         self.copies = copies
         self.returns = Returns(DurationModel(config.default_call_s), is_critical)
-        self.step_gap_s = 0.0
-        """How long a scheduler step takes at most, lately: nothing starts or ends in between."""
-        self._last_step_s = 0.0
+        self.step_gap = StepGap()
         self._uninsured: dict[AgentKey, Resident] = {}  # to be copied to the host, if not copied
         self._looks: Alarms[AgentKey] = Alarms()  # of all in a gap: when to expect them anew
         self._looked_in = 0  # the LOOK_INTERVAL_S in which an agent was last expected anew
@@ -192,7 +186,7 @@ class TemporalExecutor:
     def turn_ended(self, resident: Resident) -> None:
         """A new turn's KV is in the tree."""
         if resident.agent.calls:  # announced while the turn was still being streamed
-            self.storage.path_renewed(resident, self._last_step_s)
+            self.storage.path_renewed(resident, self.step_gap.last_s)
             self._expect(resident)
             self._uninsured[resident.agent.key] = resident
 
@@ -220,7 +214,7 @@ class TemporalExecutor:
             queue_waits: whether requests wait in the queue.
             keep_free_tokens: slots that a transfer must leave free or evictable.
         """
-        self._measure_step(now_s)
+        self.step_gap.tell(now_s)
         if self._evicted:
             self._note_evictions(now_s)
         if self._lost:
@@ -233,7 +227,7 @@ class TemporalExecutor:
                 break
         if (loaded := self.uploads.finish_piece(now_s)) is not None:
             self._set_alarms(loaded)
-        for resident in self.storage.step(now_s, self.step_gap_s):
+        for resident in self.storage.step(now_s, self.step_gap.longest_s):
             self._moved_below_device(resident)
         interval = int(now_s / LOOK_INTERVAL_S)
         if interval > self._looked_in:
@@ -241,14 +235,11 @@ class TemporalExecutor:
                 self._looked_in = interval
                 self._look_again(self.residents[key], now_s)
         self.uploads.start_due(
-            now_s, self.step_gap_s, queue_waits=queue_waits, keep_free_tokens=keep_free_tokens
+            now_s,
+            self.step_gap.longest_s,
+            queue_waits=queue_waits,
+            keep_free_tokens=keep_free_tokens,
         )
-
-    def _measure_step(self, now_s: float) -> None:
-        """Stamps are the only clock here: steps are measured by the ticks that reach them."""
-        gap_s, self._last_step_s = now_s - self._last_step_s, now_s
-        if 0.0 < gap_s < LONGEST_STEP_S:
-            self.step_gap_s = max(gap_s, STEP_GAP_DECAY * self.step_gap_s)
 
     def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         """A copy locks the path until it is done: what others are sure to take must be left.
@@ -362,7 +353,7 @@ class TemporalExecutor:
 
     def _end_gap(self, resident: Resident) -> None:
         key = resident.agent.key
-        self.storage.gap_over(resident, self._last_step_s)
+        self.storage.gap_over(resident, self.step_gap.last_s)
         self._uninsured.pop(key, None)
         self._looks.cancel(key)
         self.uploads.gap_over(resident)

@@ -9,7 +9,7 @@ from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Residence, Resident
 from tokencake_sglang.observability.decisions import Action, DecisionLog
-from tokencake_sglang.temporal.upload import UploadTiming
+from tokencake_sglang.temporal.upload import UploadTiming, piece_tokens
 
 UPLOAD_RETRY_S = 0.1
 """After a refusal to all that were asked; sooner if another agent's upload is due."""
@@ -122,19 +122,24 @@ class Uploads:
         if not self._due or not self._on or queue_waits or now_s < self._again_s:
             return
         if self.cache.can_start_upload():
-            self._start_soonest(now_s, keep_free_tokens)
+            piece = piece_tokens(
+                self.config.upload_piece_tokens, self.timing.link_tokens_per_s, step_gap_s
+            )
+            self._start_soonest(now_s, piece, keep_free_tokens)
 
-    def _start_soonest(self, now_s: float, keep_free_tokens: int) -> None:
+    def _start_soonest(self, now_s: float, most_tokens: int, keep_free_tokens: int) -> None:
         """Starts one piece for the agent that needs it first, of those for whom there is room."""
         soonest = heapq.nsmallest(
             UPLOADS_TRIED, self._due.values(), key=lambda r: (r.upload_by_s, r.agent.seen_order)
         )
         for resident in soonest:
-            if self._upload_piece(resident, now_s, keep_free_tokens):
+            if self._upload_piece(resident, now_s, most_tokens, keep_free_tokens):
                 return
         self._again_s = now_s + UPLOAD_RETRY_S
 
-    def _upload_piece(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
+    def _upload_piece(
+        self, resident: Resident, now_s: float, most_tokens: int, keep_free_tokens: int
+    ) -> bool:
         key = resident.agent.key
         gap = resident.gap
         assert gap is not None
@@ -143,9 +148,7 @@ class Uploads:
         if resident.agent.calls and not self._fits_hold_budget(resident):
             refusal = "hold_budget_spent"
         else:
-            tokens = self.cache.upload(
-                resident.leaf_id, self.config.upload_piece_tokens, keep_free_tokens
-            )
+            tokens = self.cache.upload(resident.leaf_id, most_tokens, keep_free_tokens)
             if tokens == 0:
                 refusal = "no_room"
         if refusal is not None:
