@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from tokencake_sglang.temporal.upload import (
     CRITICAL_QUANTILE,
     UploadTiming,
-    piece_tokens,
     upload_quantile,
 )
 
@@ -31,12 +30,6 @@ def test_an_upload_ends_its_lead_before_it_should_be_complete():
     timing = UploadTiming(link_tokens_per_s=LINK_TOKENS_PER_S, lead_s=0.2)
     start_s = timing.start_s(upload_by_s=100.0, host_tokens=127_157)  # one second of link
     assert math.isclose(start_s, 98.8, abs_tol=1e-4)
-
-
-def test_a_piece_fills_the_link_for_a_step():
-    assert piece_tokens(4096, LINK_TOKENS_PER_S, step_s=0.5) == 63_578
-    assert piece_tokens(4096, LINK_TOKENS_PER_S, step_s=0.02) == 4096
-    assert piece_tokens(4096, LINK_TOKENS_PER_S, step_s=0.0) == 4096
 
 
 def test_the_quantile_is_the_part_of_holding_in_both_costs():

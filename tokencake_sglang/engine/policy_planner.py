@@ -10,7 +10,7 @@ from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.eviction import PolicyEviction
 from tokencake_sglang.engine.rank import RankPlanner
 from tokencake_sglang.engine.residents import Resident
-from tokencake_sglang.engine.step_gap import StepGap
+from tokencake_sglang.engine.step_gap import StepGap, piece_tokens
 from tokencake_sglang.observability.decisions import Action
 from tokencake_sglang.policy import (
     NOTHING_CACHED,
@@ -26,7 +26,6 @@ from tokencake_sglang.policy import (
     Request,
     Upload,
 )
-from tokencake_sglang.temporal.upload import piece_tokens
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch

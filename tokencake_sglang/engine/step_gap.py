@@ -21,3 +21,13 @@ class StepGap:
         gap_s, self.last_s = now_s - self.last_s, now_s
         if 0.0 < gap_s < LONGEST_STEP_S:
             self.longest_s = max(gap_s, DECAY * self.longest_s)
+
+
+def piece_tokens(least: int, link_tokens_per_s: float, step_s: float) -> int:
+    """How much to upload at once. Nothing starts inside a scheduler step, so after a piece of less
+    than the link carries in one the link would idle until the next.
+
+    Args:
+        step_s: how long a scheduler step takes.
+    """
+    return max(least, int(link_tokens_per_s * step_s))

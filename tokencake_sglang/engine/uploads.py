@@ -8,8 +8,9 @@ from tokencake_sglang.agents.table import AgentState
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Residence, Resident
+from tokencake_sglang.engine.step_gap import piece_tokens
 from tokencake_sglang.observability.decisions import Action, DecisionLog
-from tokencake_sglang.temporal.upload import UploadTiming, piece_tokens
+from tokencake_sglang.temporal.upload import UploadTiming
 
 UPLOAD_RETRY_S = 0.1
 """After a refusal to all that were asked; sooner if another agent's upload is due."""

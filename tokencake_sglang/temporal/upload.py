@@ -26,16 +26,6 @@ CRITICAL_QUANTILE = upload_quantile(1.0, CRITICAL_LATE_COST)
 """For a critical agent. Others have the median, at which they are expected anyway."""
 
 
-def piece_tokens(least: int, link_tokens_per_s: float, step_s: float) -> int:
-    """How much to upload at once. Nothing starts inside a scheduler step, so after a piece of less
-    than the link carries in one the link would idle until the next.
-
-    Args:
-        step_s: how long a scheduler step takes.
-    """
-    return max(least, int(link_tokens_per_s * step_s))
-
-
 @dataclass(frozen=True, slots=True)
 class UploadTiming:
     """Uploads end ``lead_s`` before they should be complete, at the link's speed one way."""
