@@ -133,7 +133,7 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
             f"{SCHEDULER}.get_prefill_adder_class",
             "AFTER",
             scheduler.get_prefill_adder_class,
-            "the reserve",
+            "working set, room for answers, the reserve",
         ),
         Hook(f"{policy}.calc_priority", "AFTER", scheduler.calc_priority, "queue order"),
         *(recording if config.record is not None else ()),

@@ -314,7 +314,7 @@ def test_a_call_started_twice_with_other_values_is_a_contradiction(table):
         ErrorCode.CONTRADICTION,
         (
             "call_id: 'c' was already started with other values (tool, predicted_s, "
-            "arguments_digest, stages = ('test', 1.0, None, ())); use a new call_id"
+            "arguments_digest, arguments_size, stages = ('test', 1.0, None, None, ())); use a new call_id"
         ),
     )
 

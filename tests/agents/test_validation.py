@@ -49,10 +49,11 @@ def test_an_invalid_tag_is_refused_naming_the_field(value, message):
         ({"type": {}}, f"{TYPE}, got {{}}"),
         (START | {"predicted": 1}, ("predicted: unknown field of call_start; accepted are type, "
                                    "agent, application, call_id, tool, predicted_s, "
-                                   "arguments_digest, stages")),
+                                   "arguments_digest, arguments_size, stages")),
         (START | {"predicted_s": -1}, "predicted_s: Expected `float` >= 0.0"),
         (START | {"predicted_s": 1e9}, "predicted_s: Expected `float` <= 604800.0"),
         (START | {"predicted_s": "1"}, "predicted_s: Expected `float | null`, got `str`"),
+        (START | {"arguments_size": -1}, "arguments_size: Expected `int` >= 0"),
         (START | {"tool": None}, "tool: Expected `str`, got `null`"),
         (START | {"stages": "ab"}, "stages: Expected `array`, got `str`"),
         (START | {"stages": ["a", ""]}, "stages[1]: Expected `str` of length >= 1"),
@@ -100,7 +101,7 @@ def test_a_prediction_that_is_no_length_is_refused(bad):
 
 def test_a_valid_signal_keeps_all_its_fields():
     value = START | {"application": "x", "predicted_s": 2, "arguments_digest": "d"}
-    value["stages"] = ["query", "embed"]
+    value |= {"arguments_size": 12, "stages": ["query", "embed"]}
     assert parse_signal(value) == CallStart(
         agent="a",
         application="x",
@@ -108,6 +109,7 @@ def test_a_valid_signal_keeps_all_its_fields():
         tool="t",
         predicted_s=2.0,
         arguments_digest="d",
+        arguments_size=12,
         stages=("query", "embed"),
     )
 

@@ -187,6 +187,7 @@ def test_a_tool_call_is_signalled_after_the_generation_and_before_the_next_one(p
     assert start["call_id"] == finish["call_id"]
     assert (start["tool"], start["predicted_s"]) == ("pytest", 2.5)
     assert start["application"] == "run-7" and len(start["arguments_digest"]) == 32
+    assert start["arguments_size"] > 0
 
 
 @sgl.function

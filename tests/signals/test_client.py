@@ -13,7 +13,7 @@ from tokencake_sglang import AsyncClient, Client, SignalError
 from tokencake_sglang.agents.errors import AgentError
 from tokencake_sglang.agents.events import CallProgress, GraphNode
 from tokencake_sglang.agents.identity import parse_tag
-from tokencake_sglang.signals.agent_handle import digest
+from tokencake_sglang.signals.agent_handle import described
 from tokencake_sglang.signals.tagging import find_tag
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -255,7 +255,11 @@ def test_a_tool_call_is_two_signals_around_the_block(server):
         with agent.tool_call("test", predicted_s=2.0, arguments={"b": 1, "a": 2}) as call:
             start = server.sent[-1][2]
             assert (start.call_id, start.tool, start.predicted_s) == (call.call_id, "test", 2.0)
-            assert start.arguments_digest == digest({"a": 2, "b": 1})
+            assert described({"a": 2, "b": 1}) == {
+                "arguments_digest": start.arguments_digest,
+                "arguments_size": start.arguments_size,
+            }
+            assert start.arguments_size == len(b'{"a": 2, "b": 1}')
         agent.finish()
     assert server.signals() == [
         ("CallStart", "coder"),

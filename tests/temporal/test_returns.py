@@ -99,6 +99,28 @@ def test_a_finished_call_is_learnt_from():
     assert math.isclose(told.expected().at_s - 5000.0, 50.0, rel_tol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ({"arguments_digest": "ls"}, {"arguments_digest": "make"}),
+        ({"arguments_size": 100}, {"arguments_size": 9000}),
+    ],
+)
+def test_calls_are_told_apart_by_what_is_said_of_their_arguments(short, long):
+    told = Told()
+    now_s = 0.0
+    for n in range(30):
+        for values, seconds in ((short, 1.0), (long, 100.0)):
+            call_id = f"{seconds} {n}"
+            told.start(now_s, call_id, **values)
+            now_s += seconds
+            told.apply(now_s, CallFinish(**WHO, call_id=call_id))
+    told.start(now_s, "short", **short)
+    assert told.expected().seconds_left(now_s) == pytest.approx(1.0, rel=0.3)
+    told.start(now_s, "long", **long)
+    assert told.expected().seconds_left(now_s) == pytest.approx(100.0, rel=0.3)
+
+
 def test_the_last_of_several_calls_counts():
     told = Told()
     told.start(0.0, "short", predicted_s=5.0)

@@ -22,6 +22,7 @@ WAYS_OF_PROGRESS = ("fraction", "remaining_s", "stage")
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=7 * 24 * 3600.0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Stages = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_STAGES)]
 
 
@@ -45,14 +46,16 @@ class AgentSignal(Event, frozen=True, kw_only=True):
 class CallStart(AgentSignal, frozen=True, kw_only=True, tag="call_start"):
     """The agent stopped at a tool call.
 
-    ``predicted_s`` is the caller's own estimate of its length, ``stages`` are the names of the
-    parts that it goes through, in order.
+    ``predicted_s`` is the caller's own estimate of its length. ``arguments_digest`` stands for the
+    arguments, ``arguments_size`` says how much they ask for, in a unit of the tool's own.
+    ``stages`` are the names of the parts that it goes through, in order.
     """
 
     call_id: Name
     tool: Name
     predicted_s: Seconds | None = None
     arguments_digest: Name | None = None
+    arguments_size: Size | None = None
     stages: Stages = ()
 
     def __post_init__(self) -> None:

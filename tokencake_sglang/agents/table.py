@@ -38,8 +38,10 @@ OPEN_CALLS_MAX = 256
 
 LONGEST_CALL_S = 7 * 24 * 3600.0
 
-Signature = tuple[str, float | None, str | None, tuple[str, ...]]
-"""What a repeated ``CallStart`` has to say again: tool, predicted_s, arguments_digest, stages."""
+Signature = tuple[str, float | None, str | None, int | None, tuple[str, ...]]
+"""What a repeated ``CallStart`` has to say again: its fields ``SIGNED``, in this order."""
+
+SIGNED = ("tool", "predicted_s", "arguments_digest", "arguments_size", "stages")
 
 
 class AgentState(StrEnum):
@@ -88,6 +90,7 @@ class Call:
     predicted_s: float | None
     arguments_digest: str | None
     deadline_s: float
+    arguments_size: int | None = None
     stages: tuple[str, ...] = ()
     stages_finished: int = 0
     stage_started_s: float = 0.0
@@ -95,7 +98,13 @@ class Call:
 
     @property
     def signature(self) -> Signature:
-        return (self.tool, self.predicted_s, self.arguments_digest, self.stages)
+        return (
+            self.tool,
+            self.predicted_s,
+            self.arguments_digest,
+            self.arguments_size,
+            self.stages,
+        )
 
     def last_stage(self, now_s: float) -> tuple[str, float] | None:
         """The last declared stage and its length, for a call that ends now while in it."""
@@ -299,7 +308,13 @@ class AgentTable:
 
     def _call_start(self, event: CallStart, now_s: float) -> list[Transition]:
         agent = self._known(event.key)
-        signature = (event.tool, event.predicted_s, event.arguments_digest, event.stages)
+        signature = (
+            event.tool,
+            event.predicted_s,
+            event.arguments_digest,
+            event.arguments_size,
+            event.stages,
+        )
         earlier = agent.open_call(event.call_id)
         known = earlier.signature if earlier else agent.closed_calls.get(event.call_id)
         if known is not None:
@@ -308,7 +323,7 @@ class AgentTable:
             raise AgentError(
                 ErrorCode.CONTRADICTION,
                 f"call_id: {event.call_id!r} was already started with other values "
-                f"(tool, predicted_s, arguments_digest, stages = {known}); use a new call_id",
+                f"({', '.join(SIGNED)} = {known}); use a new call_id",
             )
         if agent.finished:
             raise AgentError(
@@ -328,6 +343,7 @@ class AgentTable:
             event.predicted_s,
             event.arguments_digest,
             now_s + min(self._patience_s(event.predicted_s), LONGEST_CALL_S),
+            event.arguments_size,
             event.stages,
             stage_started_s=now_s,
         )

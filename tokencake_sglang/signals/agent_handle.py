@@ -99,7 +99,7 @@ class _Handle(Generic[AnyClient]):
             **self._call(call_id),
             tool=tool,
             predicted_s=predicted_s,
-            arguments_digest=None if arguments is None else digest(arguments),
+            **({} if arguments is None else described(arguments)),
             stages=stages,
         )
 
@@ -173,7 +173,8 @@ class AgentHandle(_Handle["Client"]):
 
         Args:
             predicted_s: how long the call will take, if the program knows.
-            arguments: what the tool is called with; only a digest of it leaves the program.
+            arguments: what the tool is called with; only a digest of it and its
+                length leave the program.
             stages: names of the parts that the call goes through, in order. The first begins at
                 once, each other one with ``progress(stage=...)``.
         """
@@ -219,10 +220,14 @@ class AsyncAgentHandle(_Handle["AsyncClient"]):
         await self._client.agent_finish(self.name, self.application)
 
 
-def digest(arguments: Any) -> str:
-    """A tool call's arguments as 32 hexadecimal digits; equal arguments give equal digits."""
-    text = json.dumps(arguments, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def described(arguments: Any) -> dict[str, Any]:
+    """What is told of a tool call's arguments: 32 hexadecimal digits, and how many bytes they have
+    as JSON. Equal arguments give equal digits."""
+    text = json.dumps(arguments, sort_keys=True, default=str).encode()
+    return {
+        "arguments_digest": hashlib.sha256(text).hexdigest()[:32],
+        "arguments_size": len(text),
+    }
 
 
 def _text(value: str | bool) -> str:

@@ -52,12 +52,15 @@ class _Signals(ABC, Generic[Result]):
         application: str | None = None,
         predicted_s: float | None = None,
         arguments_digest: str | None = None,
+        arguments_size: int | None = None,
         stages: Sequence[str] = (),
     ) -> Result:
         """The agent stopped at a tool call.
 
         Args:
             predicted_s: its length in seconds, if known.
+            arguments_digest: stands for the arguments; equal ones are expected to take alike.
+            arguments_size: how much they ask for, always in the same unit for a tool.
             stages: names of the parts it goes through, in order; ``call_progress`` tells of each.
         """
         return self._signal(
@@ -68,6 +71,7 @@ class _Signals(ABC, Generic[Result]):
             tool=tool,
             predicted_s=predicted_s,
             arguments_digest=arguments_digest,
+            arguments_size=arguments_size,
             stages=list(stages) or None,
         )
 

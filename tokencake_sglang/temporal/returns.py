@@ -26,6 +26,7 @@ def features_of(agent: Agent, call: Call) -> CallFeatures:
         application=agent.key.application,
         given_s=call.predicted_s,
         argument_key=call.arguments_digest,
+        argument_size=call.arguments_size,
         stages=call.stages,
     )
 

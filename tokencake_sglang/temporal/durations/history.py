@@ -26,7 +26,7 @@ class CallFeatures:
         tool: None for a call of unknown tool; then its agent type and application must do.
         given_s: the caller's own estimate of the whole length.
         argument_key: stands for the arguments; calls with the same are expected to take alike.
-        argument_size: bytes or tokens, always the same unit for a tool.
+        argument_size: bytes, tokens or items, always the same unit for a tool.
         stages: names of the stages the call goes through, in order.
     """
 
