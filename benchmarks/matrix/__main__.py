@@ -4,9 +4,11 @@
     python -m benchmarks.matrix one --source code_writer --rate 0.2 --system hicache-lpm
     python -m benchmarks.matrix list
     python -m benchmarks.matrix check
+    python -m benchmarks.matrix carry --systems 'tokencake*'
 
 ``run`` stores what it finds in benchmarks/results/matrix and does not repeat what it finds there
-already, unless the cell, the system or the sources they depend on have changed.
+already, unless the cell, the system or the sources they depend on have changed. After a change of
+the sources that is meant to decide nothing anew, ``carry`` keeps the results if a sample agrees.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.matrix import check, one, sets, store, systems
+from benchmarks.matrix import carry, check, one, sets, store, systems
 from benchmarks.matrix.runner import Task, estimate_s, run, to_do
 from benchmarks.matrix.store import Record
 from benchmarks.matrix.work import unequal_work
@@ -48,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--output", type=Path, default=store.FOLDER, metavar="DIR")
         command.add_argument("--force", action="store_true", help="also what has a result")
         command.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    carried = commands.add_parser(
+        "carry", help="keep results of changed sources, if a sample comes out again to the digit"
+    )
+    carried.add_argument("--set", nargs="+", default=list(sets.SETS), choices=sets.SETS, dest="of")
+    carried.add_argument("--systems", default="*", help="names, comma-separated, with * and ?")
+    carried.add_argument("--sample", type=int, default=3, help="runs of each system (default: 3)")
+    carried.add_argument("--output", type=Path, default=store.FOLDER, metavar="DIR")
+    carried.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     again = commands.add_parser("check", help="a small slice again: fails if a digit differs")
     again.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     one.add_arguments(commands.add_parser("one", help="a single run, figures as JSON"))
@@ -89,6 +99,26 @@ def list_command(arguments: argparse.Namespace) -> int:
     left = chosen if arguments.force else to_do(chosen, arguments.output)
     print(_estimate(left, arguments))
     return 0
+
+
+def carry_command(arguments: argparse.Namespace) -> int:
+    chosen = [task for name in arguments.of for task in tasks(name, "*", arguments.systems)]
+    found = carry.outdated(possible(chosen), arguments.output)
+    with tempfile.TemporaryDirectory() as scratch:
+        different = carry.carry_over(
+            found,
+            sample=arguments.sample,
+            jobs=arguments.jobs,
+            scratch=Path(scratch),
+            folder=arguments.output,
+            on_record=lambda task, _: print("again:", *task.key, file=sys.stderr),
+        )
+    left = carry.outdated(possible(chosen), arguments.output)
+    print(f"{len(found) - len(left)} results carried over, {len(left)} outdated", file=sys.stderr)
+    if different:
+        print("\n".join(different))
+        print("What is outdated is to be run again: python -m benchmarks.matrix run")
+    return 1 if different else 0
 
 
 def check_command(arguments: argparse.Namespace) -> int:
@@ -140,6 +170,7 @@ COMMANDS = {
     "one": one.command,
     "list": list_command,
     "check": check_command,
+    "carry": carry_command,
 }
 
 

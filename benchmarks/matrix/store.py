@@ -34,6 +34,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     retry: bool = False
     """Whether the failure was the machine's (time, memory) and may not come again."""
+    carried_from: str = ""
+    """The fingerprint of the sources that did make it, where ``code``'s were found to give the
+    same figures (``carry``)."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -100,12 +103,15 @@ def merge(set_name: str, lines: Iterable[Line], folder: Path = FOLDER) -> None:
     Sorted by cell and system, so that the same results are the same bytes. Several processes may
     merge into one file.
     """
+    by_kind: dict[type[Line], list[Line]] = {}
     for line in lines:
-        file = path(set_name, type(line), folder)
+        by_kind.setdefault(type(line), []).append(line)
+    for kind, new in by_kind.items():
+        file = path(set_name, kind, folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            held = {known.key: known for known in read(set_name, type(line), folder)}
-            held[line.key] = line
+            held = {known.key: known for known in read(set_name, kind, folder)}
+            held |= {line.key: line for line in new}
             written = file.with_suffix(".part")
             encoded = (_encoder.encode(held[key]) + b"\n" for key in sorted(held))
             written.write_bytes(b"".join(encoded))
