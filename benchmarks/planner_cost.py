@@ -289,6 +289,9 @@ def measure_steps(load: Load, agents: int) -> dict[str, Any]:
         "step_and_ticks_us": spread_us(both_ns),
         "step_us": spread_us(stopwatch.steps_ns),
         "of_which_sglangs_loads_us": spread_us(stopwatch.loads_ns),
+        "without_them_us": spread_us(
+            [took - loads for took, loads in zip(both_ns, stopwatch.loads_ns, strict=True)]
+        ),
         "tick_us": spread_us([tick_ns for tick_ns in stopwatch.ticks_ns if tick_ns]),
     }
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tokencake_sglang.agents.events import CallFinish, CallProgress, CallStart, RequestBegin
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
@@ -17,6 +18,11 @@ TAG = AgentTag(agent="a", application="app", agent_type="coder")
 CRITICAL = AgentTag(agent="a", application="app", agent_type="coder", critical=True)
 KEY: AgentKey = TAG.key
 WHO = {"agent": "a", "application": "app"}
+
+
+def times(expected: Return) -> Return:
+    """Without the call that it speaks of."""
+    return replace(expected, call=None)
 
 
 class Told:
@@ -56,7 +62,7 @@ class Told:
 def test_the_callers_number_is_taken_at_its_word():
     told = Told()
     told.start(10.0, predicted_s=30.0)
-    assert told.expected() == Return(40.0, 10.0, promised=True)
+    assert times(told.expected()) == Return(40.0, 10.0, promised=True)
     assert told.expected().seconds_left(25.0) == 15.0
 
 
@@ -134,7 +140,7 @@ def test_a_new_estimate_replaces_the_first():
     told = Told()
     told.start(0.0, predicted_s=100.0)
     told.progress(10.0, remaining_s=5.0)
-    assert told.expected() == Return(15.0, 10.0, promised=True)
+    assert times(told.expected()) == Return(15.0, 10.0, promised=True)
 
 
 def test_a_fraction_says_how_much_is_to_come():
@@ -187,7 +193,7 @@ def test_a_critical_agents_upload_is_for_the_quarter_that_returns_first():
 def test_a_promise_is_its_own_upload_time():
     told = Told(tag=CRITICAL)
     told.start(10.0, predicted_s=30.0)
-    assert told.expected() == Return(40.0, 10.0, promised=True)
+    assert times(told.expected()) == Return(40.0, 10.0, promised=True)
     assert told.expected().upload_by_s == 40.0
 
 

@@ -59,6 +59,8 @@ class NextUseEviction(EvictionStrategy):
                 yield node
 
     def get_priority(self, node: "UnifiedTreeNode") -> tuple[float, float]:
+        if not self.agents_by_leaf and not self._superseded:
+            return (0.0, node.last_access_time)  # the same order, for nothing
         return (-self.seconds_to_next_use(node), node.last_access_time)
 
     def seconds_to_next_use(self, node: "UnifiedTreeNode") -> float:

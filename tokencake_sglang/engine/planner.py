@@ -186,8 +186,9 @@ class Planner(RankPlanner):
         """SGLang gives up the node's device slots."""
         if self.copies is not None:
             self.copies.moved()
-        for key in self.eviction.claims(node):
-            self.temporal.evicted(key, len(node.key))
+        if self.agents_by_leaf:
+            for key in self.eviction.claims(node):
+                self.temporal.evicted(key, len(node.key))
 
     def _removed(self, node: "UnifiedTreeNode") -> None:
         """SGLang takes the node out of the tree. Paths that ended there end above it, so that the

@@ -236,7 +236,8 @@ class RankPlanner(ABC):
         """Remembers what the last attempt left, so that a change is seen."""
         self.left_waiting_requests = len(waiting_queue)
         self.left_awaiting_storage = self.cache.await_storage(waiting_queue)
-        self._left_room_tokens = self._room_tokens()
+        if waiting_queue:  # else whoever comes is a change
+            self._left_room_tokens = self._room_tokens()
 
     def closes_admission(self, *, admitted: bool) -> bool:
         """Whether another attempt is pointless until something changes; asked after each one.
@@ -252,7 +253,7 @@ class RankPlanner(ABC):
     def has_changed(self, waiting_queue: "list[Req]") -> bool:
         """Whether a request has come, memory has become free or evictable, or a read from storage
         that a request waited for has ended, since then."""
-        return (
+        return bool(waiting_queue) and (
             len(waiting_queue) > self.left_waiting_requests
             or self._room_tokens() > self._left_room_tokens
             or self.cache.await_storage(waiting_queue) < self.left_awaiting_storage

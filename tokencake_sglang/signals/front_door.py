@@ -161,6 +161,8 @@ class FrontDoor:
         it has to see how long untagged requests have waited beside tagged ones."""
         if self.table.open_calls or (self._watches_untagged and self.table.open_requests):
             return True
+        if self._last_call_s is None and not self.table:
+            return False
         now_s = self._now_s()
         if self._last_call_s is not None and now_s < self._last_call_s + self._ticks_after_call_s:
             return True

@@ -2,10 +2,11 @@
 
 import math
 from collections import OrderedDict
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
+
+from msgspec.structs import replace
 
 from tokencake_sglang.temporal.durations import storage
 from tokencake_sglang.temporal.durations.distribution import Distribution

@@ -1,7 +1,9 @@
 """When agents in tool calls will be back: what is expected of each open call, revised as it lasts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, Call, Change, Transition
@@ -42,8 +44,7 @@ def learn(durations: DurationModel, transition: Transition, now_s: float) -> Non
         durations.observe(features_of(agent, call), now_s - call.started_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(msgspec.Struct, frozen=True, gc=False):
     """When an agent is expected back, in seconds on the main process's clock.
 
     ``promised`` says that the number is the caller's own and its time is not up yet. Any other is
@@ -56,7 +57,7 @@ class Return:
     at_s: float
     seen_s: float
     promised: bool
-    call: Call | None = field(default=None, compare=False, repr=False)
+    call: Call | None = None
     early_s: float | None = None
 
     @property
@@ -109,10 +110,12 @@ class Returns:
         """Looks again at the agent's calls that still run: the longer they last, the more is to
         come."""
         self._ends[agent.key] = tuple(
-            end
-            if end.call is None or (end.promised and now_s < end.at_s)
-            else self._median_end(agent, end.call, now_s)
-            for end in self._ends[agent.key]
+            [
+                end
+                if end.call is None or (end.promised and now_s < end.at_s)
+                else self._median_end(agent, end.call, now_s)
+                for end in self._ends[agent.key]
+            ]
         )
 
     def of(self, key: AgentKey) -> Return | None:
@@ -123,6 +126,8 @@ class Returns:
         ends = self._ends.get(key)
         if ends is None:
             return None
+        if len(ends) == 1:
+            return ends[0]
         last = max(ends, key=lambda end: end.at_s)
         upload_by_s = max(end.upload_by_s for end in ends)
         return last if upload_by_s == last.upload_by_s else replace(last, early_s=upload_by_s)

@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from tokencake_sglang.temporal.durations.grid import BINS, Floats, bin_of, position, spread
@@ -18,8 +19,7 @@ MAX_NODES = 2048
 HUGE = 1e150
 
 
-@dataclass(frozen=True, slots=True)
-class CallFeatures:
+class CallFeatures(msgspec.Struct, frozen=True, gc=False):
     """What is known of a call when it starts.
 
     Args:
