@@ -18,7 +18,8 @@ BEST_STOCK = "best-stock"
 """For each metric the best of SGLang's own settings: more than any single one of them."""
 
 ORACLE = "oracle"
-"""For each metric the best of the systems that know every return beforehand."""
+"""For each metric the best of all, where policies that know every return beforehand have run, too:
+whoever knows what is to come can choose any of the policies."""
 
 DERIVED = (BEST_STOCK, ORACLE)
 
@@ -100,17 +101,13 @@ class Results:
 
     def candidates(self, cell: str, derived: str, metric: Metric) -> dict[str, float]:
         """The systems that a derived one is the best of, with their values."""
-        values = {}
-        for system in self.systems([cell]):
-            value = self.value(cell, system, metric)
-            if value is not None and self._belongs(cell, system, derived):
-                values[system] = value
-        return values
-
-    def _belongs(self, cell: str, system: str, derived: str) -> bool:
+        names = self.systems([cell])
         if derived == BEST_STOCK:
-            return bool(self.records[cell, system].setting.get("stock"))
-        return is_oracle(system)
+            names = [name for name in names if self.records[cell, name].setting.get("stock")]
+        elif not any(map(is_oracle, names)):
+            return {}
+        values = {name: self.value(cell, name, metric) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def failures(self) -> list[Record]:

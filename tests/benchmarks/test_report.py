@@ -30,8 +30,13 @@ class TestDerived:
         assert results.value("a/1", BEST_STOCK, MAKESPAN) == 400.0
         assert results.ratio("a/1", "tokencake", MEAN) == 0.5
 
-    def test_oracle_is_the_best_of_the_oracles_only(self, results):
+    def test_oracle_is_the_best_of_all_where_one_has_run(self, results):
+        """Nobody beats it: who knows what is to come can choose any policy."""
         assert results.value(CELLS[0], ORACLE, MEAN) == 100.0
+        ours = record("a/1", "tokencake", 99.0)
+        assert Results([ours]).value("a/1", ORACLE, MEAN) is None
+        behind = record("a/1", "oracle-age", 100.0)
+        assert Results([ours, behind]).value("a/1", ORACLE, MEAN) == 99.0
 
     def test_a_failed_run_is_no_candidate(self):
         failed = record("a/1", "stock", stock=True, error="Stuck")
