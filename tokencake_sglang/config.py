@@ -190,7 +190,7 @@ class TokencakeConfig:
     def _expected_go_together(self) -> "TokencakeConfig":
         if (self.expected_agents is None) != (self.expected_context_tokens is None):
             raise ValueError(
-                "expected_agents and expected_context_tokens: give both or neither, got "
+                "expected_agents: give it and expected_context_tokens, or neither, got "
                 f"{self.expected_agents} and {self.expected_context_tokens}"
             )
         return self
@@ -265,11 +265,14 @@ def parse_config(
         return TypeAdapter(TokencakeConfig).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        where = origin.get(name, name or "configuration")
-        given = f", got {first['input']!r:.200}" if name else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # of several options together: ours, which names one first
+            name, _, rest = reason.partition(":")
+            raise ConfigError(f"{origin.get(name, name)}:{rest}") from None
+        name = str(first["loc"][0])
         entry = f" for {first['loc'][1]!r:.200}" if name in TABLES and first["loc"][1:] else ""
-        raise ConfigError(f"{where}: {first['msg']}{given}{entry}") from None
+        given = f"got {first['input']!r:.200}{entry}"
+        raise ConfigError(f"{origin.get(name, name)}: {reason}, {given}") from None
 
 
 def enabled_by_environment(environment: Mapping[str, str] | None = None) -> bool:

@@ -98,6 +98,10 @@ def test_quotas_of_tenants_may_sum_up_to_more_than_the_pool(tmp_path):
         ({}, {"TOKENCAKE_TENANT_QUOTAS": "a=1, b"}, ("TOKENCAKE_TENANT_QUOTAS: expected "
                                                     "NAME=NUMBER, several separated by commas, "
                                                     "got 'b'")),
+        ({"quotas": "a=0.6,b=0.6"}, {}, ("--tokencake-quotas: parts of the reserve sum up to 1.2, "
+                                         "at most 1")),
+        ({"expected_agents": "4"}, {}, ("--tokencake-expected-agents: give it and "
+                                        "expected_context_tokens, or neither, got 4 and None")),
         ({"tenant_quotas": "=0.5"}, {}, ("--tokencake-tenant-quotas: String should have at least 1 "
                                         "character, got '' for ''")),
     ],

@@ -67,6 +67,11 @@ def test_a_trace_without_requests_is_refused(capsys, tmp_path):
     assert "there is no request in it" in refusal(capsys, str(path), *GIVEN)
 
 
+def test_a_share_of_memory_above_one_is_refused(capsys, trace):
+    said = refusal(capsys, trace, *GIVEN, "--mem-fraction-static", "85")
+    assert "--mem-fraction-static: expected at most 1, got 85" in said
+
+
 def test_a_request_longer_than_the_pool_is_named_with_its_length(capsys, trace, tmp_path):
     write(trace, HEADER, [request("r0"), request("long", prompt=(Span("a", 0, 9000),))])
     said = refusal(capsys, trace, *GIVEN, "--pool-tokens", "8192")

@@ -56,9 +56,13 @@ SETTINGS = {
     "--radix-cache-backend other": ["--radix-cache-backend", "other"],
     "--tokencake-temporal: invalid choice: 'maybe'": ["--tokencake-temporal", "maybe"],
     "--tokencake-reserve-max: Input should be": ["--tokencake-reserve-max", "2"],
-    "--tokencake-policy: Value error, expected 'tokencake' or module:Class": [
+    "--tokencake-policy: expected 'tokencake' or module:Class": [
         "--tokencake-policy",
         "nothing",
+    ],
+    "--tokencake-quotas: parts of the reserve sum up to 1.2, at most 1": [
+        "--tokencake-quotas",
+        "a=.6,b=.6",
     ],
     "reserve_maximum in ": ["--tokencake-config", "unknown_option.toml"],
 }

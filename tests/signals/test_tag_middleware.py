@@ -67,7 +67,7 @@ def test_an_invalid_tag_is_a_400_that_names_the_field_also_when_streaming(path, 
     assert response.status_code == 400
     assert response.json() == {
         "error": {
-            "message": f"{param}: Expected `bool`, got `str`",
+            "message": f"{param}: Expected `bool`, got 'yes'",
             "type": "BadRequestError",
             "code": 400,
             "param": param,

@@ -83,6 +83,6 @@ def test_a_header_given_twice_is_refused():
 
 def test_an_invalid_parameter_is_named():
     assert refusal({"tokencake": {"agent": 1}}, HEADERS, None) == (
-        "custom_params.tokencake.agent: Expected `str`, got `int`"
+        "custom_params.tokencake.agent: Expected `str`, got 1"
     )
     assert refusal({"tokencake": None}, None, None).startswith("custom_params.tokencake: expected")

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
-from tokencake_sglang.agents.identity import AgentKey, AgentTag, Name, field_of
+from tokencake_sglang.agents.identity import AgentKey, AgentTag, Name, what_is_wrong
 
 MAX_SIGNAL_BYTES = 16 * 1024
 MAX_STAGES = 16
@@ -183,7 +183,7 @@ def parse_signal(value: object) -> Signal:
     """Validates a signal that came from outside, decoded to builtins.
 
     Raises:
-        AgentError: naming the field and what would be accepted.
+        AgentError: naming the field, what it has and what would be accepted.
     """
     if not isinstance(value, dict):
         raise AgentError(
@@ -206,7 +206,8 @@ def parse_signal(value: object) -> Signal:
     try:
         return msgspec.convert(value, signal_type)
     except msgspec.ValidationError as error:
-        raise AgentError(ErrorCode.INVALID_MESSAGE, field_of(error).lstrip(".: ")) from None
+        reason = what_is_wrong(error, value).lstrip(".: ")
+        raise AgentError(ErrorCode.INVALID_MESSAGE, reason) from None
 
 
 def _check_distinct(field: str, names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Who a request or a signal speaks of: the tag, its validation and the key made from it."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -72,10 +73,27 @@ def parse_tag(value: Any, where: str = "custom_params.tokencake") -> AgentTag:
     try:
         return msgspec.convert(dict(value), AgentTag)
     except msgspec.ValidationError as error:
-        raise AgentError(ErrorCode.INVALID_TAG, f"{where}{field_of(error)}") from None
+        raise AgentError(ErrorCode.INVALID_TAG, f"{where}{what_is_wrong(error, value)}") from None
 
 
-def field_of(error: msgspec.ValidationError) -> str:
-    """msgspec's "Expected `bool`, got `str` - at `$.critical`", field first."""
+def what_is_wrong(error: msgspec.ValidationError, value: Any) -> str:
+    """msgspec's "Expected `bool`, got `str` - at `$.critical`" as ".critical: Expected `bool`, got
+    'yes'": the field first, and what ``value``, the whole that was refused, has there."""
     message, _, path = str(error).partition(" - at `$")
-    return f"{path.rstrip('`')}: {message}" if path else f": {message}"
+    path = path.rstrip("`")
+    if named := _MISSING_OR_UNKNOWN.fullmatch(message):
+        missing, field = named.groups()
+        return f"{path}.{field}: {'missing' if missing else 'unknown field'}"
+    if not message.startswith("Expected `"):
+        return f"{path}: {message}"  # our own, which says what was given
+    try:
+        for name, index in _STEP.findall(path):
+            value = value[name or int(index)]
+    except (LookupError, TypeError, ValueError):  # of a mapping's values no key is given
+        return f"{path}: {message}"
+    given = f"one of {len(value)}" if " of length <= " in message else f"{value!r:.100}"
+    return f"{path}: {message.partition(', got ')[0]}, got {given}"
+
+
+_MISSING_OR_UNKNOWN = re.compile("Object (?:(missing required)|contains unknown) field `([^`]*)`")
+_STEP = re.compile(r"\.(\w+)|\[([^]]*)\]")

@@ -180,11 +180,14 @@ def _setting(arguments: argparse.Namespace) -> Setting:
     pool_tokens = arguments.pool_tokens
     if pool_tokens is None:
         weights = model.parameters * BYTES_PER_PARAMETER
-        room = hardware.memory_bytes * arguments.mem_fraction_static - weights
+        share = arguments.mem_fraction_static
+        if share > 1:
+            raise CommandError(f"--mem-fraction-static: expected at most 1, got {share:g}")
+        room = hardware.memory_bytes * share - weights
         pool_tokens = int(room // model.kv_bytes_per_token)
         if pool_tokens < arguments.page_size:
             raise CommandError(
-                f"--mem-fraction-static: {arguments.mem_fraction_static:g} of {hardware.name}'s "
+                f"--mem-fraction-static: {share:g} of {hardware.name}'s "
                 f"{hardware.memory_bytes / 1e9:.0f} GB leaves no room beside {model.name}'s "
                 f"weights of {weights / 1e9:.0f} GB; give --pool-tokens, or other hardware"
             )

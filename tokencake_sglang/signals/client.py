@@ -59,7 +59,7 @@ class _Signals(ABC, Generic[Result]):
 
         Args:
             predicted_s: its length in seconds, if known.
-            arguments_digest: stands for the arguments; equal ones are expected to take alike.
+            arguments_digest: stands for the arguments; equal ones are expected to take about as long.
             arguments_size: how much they ask for, always in the same unit for a tool.
             stages: names of the parts it goes through, in order; ``call_progress`` tells of each.
         """

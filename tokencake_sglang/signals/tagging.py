@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
-from tokencake_sglang.agents.identity import MAX_NAME_CHARS, AgentTag, field_of, parse_tag
+from tokencake_sglang.agents.identity import MAX_NAME_CHARS, AgentTag, parse_tag, what_is_wrong
 
 PARAMS_KEY = "tokencake"
 HEADER_PREFIX = "x-tokencake-"
@@ -67,8 +67,8 @@ def tag_of_headers(headers: Iterable[tuple[str, str]]) -> AgentTag | None:
     try:
         return msgspec.convert(fields, AgentTag)
     except msgspec.ValidationError as error:
-        field, _, message = field_of(error).lstrip(".").partition(": ")
-        raise _refusal(_HEADER_OF[field], f"{message}, got {fields[field]!r:.100}") from None
+        field, _, message = what_is_wrong(error, fields).lstrip(".").partition(": ")
+        raise _refusal(_HEADER_OF[field], message) from None
 
 
 def _boolean(header: str, text: str) -> bool:

@@ -25,7 +25,7 @@ class CallFeatures(msgspec.Struct, frozen=True, gc=False):
     Args:
         tool: None for a call of unknown tool; then its agent type and application must do.
         given_s: the caller's own estimate of the whole length.
-        argument_key: stands for the arguments; calls with the same are expected to take alike.
+        argument_key: stands for the arguments; calls with the same are expected to take about as long.
         argument_size: bytes, tokens or items, always the same unit for a tool.
         stages: names of the stages the call goes through, in order.
     """
