@@ -229,10 +229,13 @@ def test_an_async_client_serves_one_event_loop_after_the_other(server, transport
     assert asyncio.run(one("c2")).sequence == 4
 
 
-def test_an_unusable_target_says_what_is_accepted():
+@pytest.mark.parametrize(
+    "target", ["localhost:30000", "http://", "tcp://localhost", "tcp://localhost:70000", "ipc://"]
+)
+def test_an_unusable_target_says_what_is_accepted(target):
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="expected http://HOST:PORT, tcp://HOST:PORT or ipc"):
-            kind("localhost:30000")
+            kind(target)
 
 
 def test_both_clients_have_the_same_methods():

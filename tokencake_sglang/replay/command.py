@@ -46,6 +46,8 @@ class Setting:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"systems:{_systems()}"
     add = parser.add_argument
     add("trace", help="a replay file: recorded with --tokencake-record, or made by hand")
     add(
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         default=list(DEFAULT_SYSTEMS),
-        help=f"of {', '.join(SYSTEMS)} (default: {' '.join(DEFAULT_SYSTEMS)})",
+        help=f"of those below (default: {' '.join(DEFAULT_SYSTEMS)})",
     )
     add("--pool-tokens", type=_positive(int), help="KV slots on the device (default: computed)")
     add(
@@ -161,8 +163,11 @@ def _is_hash_trace(trace: str) -> bool:
 def _check_systems(names: Iterable[str]) -> None:
     for name in names:
         if name not in SYSTEMS:
-            known = "".join(f"\n  {name}: {system.what}" for name, system in SYSTEMS.items())
-            raise CommandError(f"--system: no {name!r}; there are{known}")
+            raise CommandError(f"--system: no {name!r}; there are{_systems()}")
+
+
+def _systems() -> str:
+    return "".join(f"\n  {name}: {system.what}" for name, system in SYSTEMS.items())
 
 
 def _setting(arguments: argparse.Namespace) -> Setting:

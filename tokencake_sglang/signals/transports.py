@@ -1,11 +1,12 @@
 """How a client's messages travel: HTTP or ZeroMQ, waiting or awaiting, each an exchange of dicts."""
 
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 
 class SignalError(RuntimeError):
     """A signal was refused or lost. ``code`` is the server's, or one of the client's own:
-    ``unreachable``, ``timeout``, ``bad_reply``, ``unsupported``."""
+    ``unreachable``, ``timeout``, ``bad_reply``, ``unsupported``, ``not_found``."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -40,10 +41,16 @@ def is_http(target: str) -> bool:
     Raises:
         ValueError: it is neither.
     """
-    if target.startswith(("http://", "https://")):
+    expected = f"target: expected http://HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {target!r}"
+    try:
+        url = urlsplit(target)
+        names_host, names_port = bool(url.hostname), bool(url.port)
+    except ValueError as error:  # a port that is none
+        raise ValueError(f"{expected}: {error}") from None
+    if url.scheme in ("http", "https") and names_host:
         return True
-    if target.startswith(("tcp://", "ipc://")):
+    if url.scheme == "tcp" and names_host and names_port:
         return False
-    raise ValueError(
-        f"target: expected http://HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {target!r}"
-    )
+    if url.scheme == "ipc" and target.removeprefix("ipc://"):
+        return False
+    raise ValueError(expected)
