@@ -10,7 +10,7 @@ from benchmarks.matrix import sets as matrix_sets
 from benchmarks.matrix import store
 from benchmarks.matrix.store import Machine
 from benchmarks.matrix.systems import LOWER_BOUND, all_systems, names
-from benchmarks.report import calibration, metrics, results, sweeps, tables
+from benchmarks.report import calibration, metrics, results, sweeps, tables, targets
 from benchmarks.report.results import Results
 
 HERE = Path(__file__).parent
@@ -66,6 +66,7 @@ def context(folder: Path, plots: Path) -> dict[str, Any]:
         "tables": tables,
         "sweeps": sweeps,
         "systems": _systems(standard),
+        "targets": targets.text(sets, folder.parent),
         "calibration": calibration.table(folder.parent),
         "published": json.loads((HERE / "published.json").read_text()),
         "plots": sorted(file.name for file in plots.glob("*.svg")),

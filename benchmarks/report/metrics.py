@@ -34,6 +34,15 @@ RETURNING = Metric(
 RETURNING_P95 = Metric(
     "first token of a returning turn, P95, s", ("first_token_s", "returning", "p95")
 )
+RETURNING_P50 = Metric(
+    "first token of a returning turn, P50, s", ("first_token_s", "returning", "p50")
+)
+UNTAGGED_P95 = Metric(
+    "first token of an untagged request, P95, s", ("first_token_s", "untagged", "p95")
+)
+WASTED = Metric("prefill tokens wasted", ("prefill_tokens", "wasted"))
+BYTES_TO_HOST = Metric("bytes copied to the host", ("transfers", "to_host_bytes"))
+WORST_SLOWDOWN = Metric("worst slowdown", ("fairness", "worst_slowdown"))
 FAIRNESS = Metric("fairness (Jain)", ("fairness", "jain"), more_is_better=True)
 
 HEADLINES = (MEAN, P95, MAKESPAN, RETURNING)

@@ -25,8 +25,10 @@ def figures(mean_s: float = 100.0, **changes: Any) -> dict[str, Any]:
             "to_device_late_bytes": 10**9,
             "to_device_on_time_bytes": 2 * 10**9,
             "exposed_wait_s": 1.5,
+            "to_device_busy_s": 3.0,
         },
         "retractions": 3,
+        "decisions": {},
         "kv": {"used": 0.9, "effective": 0.7, "idle": 0.15, "dead": 0.05},
         "fairness": {"jain": 0.95, "worst_slowdown": 2.5},
     }

@@ -1,0 +1,436 @@
+"""What this project set out to reach, beside what was measured, met or not."""
+
+import fnmatch
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.matrix.systems import LOWER_BOUND
+from benchmarks.report.metrics import (
+    BYTES_TO_HOST,
+    MAKESPAN,
+    MEAN,
+    P95,
+    RETURNING,
+    RETURNING_P50,
+    RETURNING_P95,
+    UNTAGGED_P95,
+    WASTED,
+    WORST_SLOWDOWN,
+    Metric,
+    number,
+)
+from benchmarks.report.ranking import geometric_mean
+from benchmarks.report.results import BEST_STOCK, ORACLE, Results, is_oracle, points
+from benchmarks.report.tables import WHOLE, table
+
+HALF, TOLD_HALF = "tokencake-temporal", "oracle-tokencake-temporal"
+SHORTEST = "oracle-shortest"
+EVERYWHERE_MOST = 1.03
+"""No single point may be worse than this, whatever the mean over all."""
+
+OVERLOAD = ("code_writer/equal-0.2", "deep_research/equal-0.2")
+FAR_OVERLOAD = ("code_writer/equal-1.0", "deep_research/equal-1.0")
+CROWD = ("claude_code-40/host-4x-*", "claude_code-40/host-8x-*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. ``limits`` says how far the figure could go at all, where known."""
+
+    what: str
+    target: str
+    measured: str
+    met: bool
+    limits: str = ""
+
+    def cells(self) -> list[str]:
+        return [self.what, self.target, self.measured, "yes" if self.met else "**no**", self.limits]
+
+
+@dataclass(frozen=True, slots=True)
+class RatioTarget:
+    """A system's multiple of another's value: the geometric mean over the points of a set, each
+    the geometric mean over its seeds.
+
+    Args:
+        cells: patterns of the set's cells.
+        most: of the mean over the points; ``most_each``, if that is more, of every point.
+        limits: systems whose own multiples say what can be reached at all.
+    """
+
+    what: str
+    set: str
+    cells: tuple[str, ...]
+    metric: Metric
+    most: float
+    system: str = WHOLE
+    reference: str = BEST_STOCK
+    most_each: float | None = EVERYWHERE_MOST
+    limits: tuple[str, ...] = (ORACLE,)
+
+    def row(self, sets: Mapping[str, Results]) -> Row | None:
+        """None without a result of both in every cell."""
+        results = sets.get(self.set)
+        if results is None:
+            return None
+        of = ratios(results, self.cells, self.system, self.reference, self.metric)
+        if not of:
+            return None
+        each = self.most_each if self.most_each is not None and len(of) > 1 else None
+        met = geometric_mean(of) <= self.most and (each is None or max(of) <= max(each, self.most))
+        bounds = []
+        for name in self.limits:
+            reached = ratios(results, self.cells, name, self.reference, self.metric)
+            if reached:
+                bounds.append(f"`{name}` {geometric_mean(reached):.2f}")
+        title = self.metric.title.removesuffix(", s")
+        return Row(
+            f"{self.what}: {title}, of `{self.reference}`'s",
+            f"≤ {self.most:g}" + (f", none > {each:g}" if each and each > self.most else ""),
+            spread(of),
+            met,
+            ", ".join(bounds),
+        )
+
+
+def of_both(
+    what: str, set_: str, cells: tuple[str, ...], mean: float, p95: float, **more: Any
+) -> Iterator[RatioTarget]:
+    """Targets of the mean and of the P95 on the same cells."""
+    for metric, most in ((MEAN, mean), (P95, p95)):
+        yield RatioTarget(what, set_, cells, metric, most, **more)
+
+
+TARGETS: tuple[RatioTarget, ...] = (
+    *of_both("DAGs at 0.2 and 1.0/s", "standard", OVERLOAD + FAR_OVERLOAD, 0.90, 1.00),
+    RatioTarget("DAGs at 0.2 and 1.0/s", "standard", OVERLOAD + FAR_OVERLOAD, MAKESPAN, 0.95),
+    RatioTarget(
+        "DAGs at 1.0/s", "standard", FAR_OVERLOAD, MEAN, 0.60, reference="hicache", most_each=None
+    ),
+    RatioTarget(
+        "DAGs at 1.0/s", "standard", FAR_OVERLOAD, MEAN, 0.37, reference="stock", most_each=None
+    ),
+    RatioTarget(
+        "code_writer at all published rates (the paper has −47.06 % at one)",
+        "standard",
+        ("code_writer/equal-*",),
+        MEAN,
+        0.5294,
+        reference="stock",
+        most_each=0.5294,
+    ),
+    *of_both("DAGs at 0.05/s", "standard", ("*[rh]/equal-0.05",), 0.97, 0.95),
+    *of_both("Poisson arrivals, 50, 80, 95 % of capacity", "load", ("*",), 0.97, 0.95),
+    *of_both(
+        "Tools that take other times than declared, overload, temporal half",
+        "noise",
+        ("*",),
+        1.0,
+        1.0,
+        system=HALF,
+        limits=(TOLD_HALF,),
+    ),
+    *of_both(
+        "The same at 80 % of capacity, temporal half",
+        "noise-load",
+        ("*",),
+        1.0,
+        1.0,
+        system=HALF,
+        limits=(TOLD_HALF,),
+    ),
+    RatioTarget(
+        "Sixteen sessions, host tier of half the working set",
+        "sessions",
+        ("claude_code-16/half-host",),
+        WASTED,
+        0.6,
+    ),
+    RatioTarget("Forty sessions", "sessions", CROWD, MEAN, 0.85, limits=(SHORTEST, LOWER_BOUND)),
+    RatioTarget(
+        "Forty sessions", "sessions", CROWD, MAKESPAN, 0.92, limits=(SHORTEST, LOWER_BOUND)
+    ),
+    RatioTarget("Forty sessions", "sessions", CROWD, P95, 1.03, limits=(SHORTEST, LOWER_BOUND)),
+    RatioTarget("Forty sessions", "sessions", CROWD, RETURNING_P95, 0.3, limits=(SHORTEST,)),
+    RatioTarget("Forty sessions", "sessions", CROWD, WASTED, 1.0, limits=(SHORTEST,)),
+    RatioTarget("Forty sessions", "sessions", CROWD, WORST_SLOWDOWN, 1.0, limits=(SHORTEST,)),
+    RatioTarget(
+        "Untagged chat beside agents",
+        "standard",
+        ("code_writer+chat/*",),
+        UNTAGGED_P95,
+        1.1,
+        reference="stock",
+        limits=(),
+    ),
+)
+
+
+def rows(sets: Mapping[str, Results], folder: Path) -> list[Row]:
+    """Of all targets that the results in ``folder`` have something to say of."""
+    found = [target.row(sets) for target in TARGETS]
+    standard, sessions = sets.get("standard"), sets.get("sessions")
+    if standard:
+        found += [_short_gaps(standard), *_effective_kv(standard)]
+    if sessions:
+        found += [*_exact_hints(sessions), _returning_in_crowds(sessions)]
+    found += [_retractions(sets), _rivals(sets), _distance_to_oracle(sets)]
+    found += [*_planner(folder / "planner_cost.json"), _untagged(folder / "untagged_cost.json")]
+    return [row for row in found if row is not None]
+
+
+def text(sets: Mapping[str, Results], folder: Path) -> str:
+    """The table; empty without any results."""
+    found = rows(sets, folder)
+    if not found:
+        return ""
+    header = ["what", "target", "measured", "met", "what could be reached"]
+    return table(header, [row.cells() for row in found])
+
+
+def ratios(
+    results: Results, patterns: Iterable[str], system: str, reference: str, metric: Metric
+) -> list[float]:
+    """For each point that matches, the geometric mean over its seeds of ``system`` as a multiple
+    of ``reference``; empty unless both have values above 0 in all of them."""
+    cells = [cell for cell in results.cells if any(fnmatch.fnmatch(cell, one) for one in patterns)]
+    found = []
+    for group in {cell.partition("/")[0]: None for cell in cells}:
+        of_group = [cell for cell in cells if cell.partition("/")[0] == group]
+        for seeds in points(of_group).values():
+            of = []
+            for cell in seeds:
+                mine = results.value(cell, system, metric)
+                other = results.value(cell, reference, metric)
+                if not mine or not other:
+                    return []
+                of.append(mine / other)
+            found.append(geometric_mean(of))
+    return found
+
+
+def spread(of: Sequence[float]) -> str:
+    mean = f"{geometric_mean(of):.3f}"
+    return mean if len(of) == 1 else f"{mean} ({min(of):.2f}–{max(of):.2f})"
+
+
+# -- what is no ratio of two systems' figures -----------------------------------------------------
+
+
+def _short_gaps(standard: Results) -> Row | None:
+    """Where tools answer at once, nothing may be lost, and nothing should move."""
+    cell = "agentinfer_swebench/lanes-8"
+    figures = standard.figures(cell, WHOLE)
+    ratio = standard.ratio(cell, WHOLE, MEAN)
+    mine = standard.value(cell, WHOLE, BYTES_TO_HOST)
+    hicache = standard.value(cell, "hicache", BYTES_TO_HOST)
+    if figures is None or ratio is None or mine is None or hicache is None:
+        return None
+    uploads = sum(
+        count
+        for decision, count in figures["decisions"].items()
+        if decision.startswith("upload.") and decision != "upload.no_room"
+    )
+    return Row(
+        f"`{cell}`, calls that hardly last: mean of `{BEST_STOCK}`'s; uploads; copied to the host",
+        "0.99 to 1.01; 0; no more than `hicache`",
+        f"{ratio:.3f}; {uploads}; {mine / hicache:.3f} ×",
+        0.99 <= ratio <= 1.01 and uploads == 0 and mine <= hicache,
+    )
+
+
+def _retractions(sets: Mapping[str, Results]) -> Row | None:
+    """Over all cells of all sets that both have run."""
+    mine, theirs = [], []
+    for results in sets.values():
+        for cell in results.cells:
+            ours, hicache = results.figures(cell, WHOLE), results.figures(cell, "hicache")
+            if ours is not None and hicache is not None:
+                mine.append(ours["retractions"])
+                theirs.append(hicache["retractions"])
+    if not mine:
+        return None
+    return Row(
+        "Retractions, all runs of all sets",
+        "≤ 0.1 × `hicache`'s",
+        f"{sum(mine)}; `hicache` {sum(theirs)}; in {len(mine)} runs of each",
+        sum(mine) <= 0.1 * sum(theirs),
+    )
+
+
+def _effective_kv(standard: Results) -> Iterator[Row]:
+    gains, most = [], []
+    for cell in standard.cells:
+        mine, stock = standard.figures(cell, WHOLE), standard.figures(cell, "stock")
+        if "/equal-" in cell and "+" not in cell and mine is not None and stock is not None:
+            gains.append(100 * (mine["kv"]["effective"] - stock["kv"]["effective"]))
+            most.append(100 * (1 - stock["kv"]["effective"]))
+    if gains:
+        yield Row(
+            "DAGs: effective KV, points over `stock`",
+            "≥ 16.9 each",
+            f"{min(gains):+.1f} to {max(gains):+.1f}",
+            min(gains) >= 16.9,
+            f"all of the pool: {min(most):+.1f} to {max(most):+.1f}",
+        )
+
+
+def _exact_hints(sessions: Results) -> Iterator[Row]:
+    """With copies that take no time nothing is left to hide: what hiding can bring at most."""
+    cell, free = "claude_code-16/exact", "claude_code-16/free-copies"
+    what = "Sixteen sessions, exact hints"
+    for metric, most in ((RETURNING_P50, 0.5), (RETURNING, 0.82), (RETURNING_P95, 1.0)):
+        best = sessions.value(cell, BEST_STOCK, metric)
+        mine = sessions.value(cell, WHOLE, metric)
+        if not best or mine is None:
+            return
+        title = metric.title.removesuffix(", s")
+        at_no_cost = sessions.value(free, WHOLE, metric)
+        yield Row(
+            f"{what}: {title}, of `{BEST_STOCK}`'s",
+            f"≤ {most:g}",
+            f"{mine / best:.3f}",
+            mine / best <= most,
+            "" if at_no_cost is None else f"copies that take no time {at_no_cost / best:.2f}",
+        )
+    figures = sessions.figures(cell, WHOLE)
+    assert figures is not None
+    transfers, decisions = figures["transfers"], figures["decisions"]
+    hidden = 1 - transfers["exposed_wait_s"] / transfers["to_device_busy_s"]
+    yield Row(
+        f"{what}: time of copies to the device that no forward waits for",
+        "≥ 95 %",
+        f"{100 * hidden:.0f} %",
+        hidden >= 0.95,
+        f"forwards wait {transfers['exposed_wait_s']:.0f} s of {figures['makespan_s']:,.0f}",
+    )
+    in_time = decisions.get("return.uploaded_in_time", 0)
+    late = decisions.get("return.upload_late", 0)
+    wasted = sum(n for name, n in decisions.items() if name.startswith("unhold.")) - decisions.get(
+        "unhold.admitted", 0
+    )
+    uploads = decisions.get("upload.return_predicted", 0) + decisions.get("upload.call_finished", 0)
+    refused = decisions.get("upload.no_room", 0)
+    if in_time + late and uploads:
+        yield Row(
+            f"{what}: wanted uploads not there in time; holds let go unused, of uploads",
+            "≤ 5 %; ≤ 5 %",
+            f"{late} of {in_time + late}; {wasted} of {uploads}",
+            late <= 0.05 * (in_time + late) and wasted <= 0.05 * uploads,
+            f"{refused} times no room",
+        )
+
+
+def _returning_in_crowds(sessions: Results) -> Row | None:
+    values = [
+        value
+        for cell in sessions.cells
+        if cell.startswith("claude_code-40/")
+        and (value := sessions.value(cell, WHOLE, RETURNING_P50)) is not None
+    ]
+    if not values:
+        return None
+    return Row(
+        f"Forty sessions: {RETURNING_P50.title}",
+        "≤ 0.8 each",
+        f"{number(min(values))} to {number(max(values))}",
+        max(values) <= 0.8,
+    )
+
+
+def _rivals(sets: Mapping[str, Results]) -> Row | None:
+    """Over all sets: the points at which a published rival is the farthest ahead."""
+    ahead: list[tuple[float, str]] = []
+    for results in sets.values():
+        rivals = [
+            name
+            for name in results.systems(results.cells)
+            if name not in results.stock and not is_oracle(name) and not name.startswith(WHOLE)
+        ] + [name for name in ("tokencake-paper", "tokencake-repo") if name in _all(results)]
+        for point, cells in _points(results).items():
+            for name in rivals:
+                for metric in (MEAN, P95):
+                    of = ratios(results, cells, WHOLE, name, metric)
+                    if of:
+                        title = "mean" if metric is MEAN else "P95"
+                        ahead.append((of[0], f"`{name}` {of[0]:.2f} ({point}, {title})"))
+    if not ahead:
+        return None
+    worst = sorted(ahead, reverse=True)
+    behind = [what for ratio, what in worst if ratio > EVERYWHERE_MOST]
+    return Row(
+        "Mean and P95, of each rival's, at all points of all sets",
+        f"none > {EVERYWHERE_MOST:g}",
+        f"{len(behind)} of {len(ahead):,}: {', '.join(behind)}" if behind else worst[0][1],
+        not behind,
+    )
+
+
+def _distance_to_oracle(sets: Mapping[str, Results]) -> Row | None:
+    found: list[tuple[float, str]] = []
+    for results in sets.values():
+        for point, cells in _points(results).items():
+            of = ratios(results, cells, WHOLE, ORACLE, MEAN)
+            if of:
+                found.append((of[0], point))
+    if not found:
+        return None
+    beyond = [f"{point} {ratio:.2f}" for ratio, point in sorted(found, reverse=True) if ratio > 1.1]
+    median = sorted(ratio for ratio, _ in found)[len(found) // 2]
+    return Row(
+        f"Mean, of `{ORACLE}`'s, at all points of all sets",
+        "none > 1.1",
+        f"median {median:.3f}; beyond: {', '.join(beyond) or 'none'} of {len(found)}",
+        not beyond,
+    )
+
+
+def _points(results: Results) -> dict[str, list[str]]:
+    """All points by their whole names, each with the cells of its seeds."""
+    return {
+        f"{group}/{point}": cells
+        for group, of_group in results.groups.items()
+        for point, cells in points(of_group).items()
+    }
+
+
+def _all(results: Results) -> set[str]:
+    return {system for _, system in results.records}
+
+
+def _planner(file: Path) -> Iterator[Row]:
+    if not file.exists():
+        return
+    cost = json.loads(file.read_text())
+    steps = cost["steps"]
+    for name, what, most in (
+        ("no agents", "Planner, nobody known", 5),
+        ("stalled", "Planner, 1,000 stalled agents", 50),
+    ):
+        us, loads = steps[name]["step_and_ticks_us"], steps[name].get("of_which_sglangs_loads_us")
+        of_loads = loads["mean"] if loads else 0.0
+        yield Row(
+            f"{what}: µs a step, mean",
+            f"≤ {most}",
+            f"{us['mean']:.0f} (median {us['median']:.0f})",
+            us["mean"] <= most,
+            f"SGLang's own loads {of_loads:.0f}" if of_loads else "",
+        )
+    bytes_ = cost["memory"]["bytes_per_agent"]
+    yield Row("Planner: bytes an agent", "≤ 2,048", f"{bytes_:,}", bytes_ <= 2048)
+
+
+def _untagged(file: Path) -> Row | None:
+    if not file.exists():
+        return None
+    cost = json.loads(file.read_text())
+    shares = [load["more_than_stock_of_a_forward"]["median"] for load in cost["loads"].values()]
+    return Row(
+        "Requests without tags: ends as with `hicache`; processor time, of a step with its forward",
+        "the same; ≤ 2 %",
+        f"the same; {100 * min(shares):.1f} to {100 * max(shares):.1f} %",
+        max(shares) <= cost["most_share"],
+    )
