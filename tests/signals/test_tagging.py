@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from starlette.datastructures import Headers
 
@@ -51,8 +53,25 @@ def test_critical_reads_as_a_boolean(text, value):
     assert find_tag(None, HEADERS | {"x-tokencake-critical": text}, None).critical is value
 
 
-def test_a_session_that_cannot_be_a_name_is_no_tag():
-    assert find_tag(None, None, "x" * 257) is None
+HALF_A_PAIR = json.loads(r'"\ud800"')
+"""What Python's JSON makes of an escaped lone surrogate: a text that cannot be sent or stored."""
+
+
+@pytest.mark.parametrize("session_id", ["", "x" * 257, HALF_A_PAIR])
+def test_a_session_that_cannot_be_a_name_is_no_tag(session_id):
+    assert find_tag(None, None, session_id) is None
+
+
+@pytest.mark.parametrize("field", ["agent", "application", "agent_type", "node", "tenant"])
+def test_text_that_cannot_be_sent_to_a_rank_is_refused(field):
+    message = refusal({"tokencake": {"agent": "a", field: HALF_A_PAIR}}, None, None)
+    assert message == f"custom_params.tokencake.{field}: expected Unicode text, got '\\ud800'"
+
+
+def test_a_refusal_can_be_sent_whatever_it_quotes():
+    message = refusal({"tokencake": {"agent": "a", HALF_A_PAIR: 1}}, None, None)
+    assert "\\ud800: unknown field" in message
+    message.encode()
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,13 @@ HTTP_STATUS: dict[ErrorCode, int] = {
 
 
 class AgentError(ValueError):
-    """A refused tag or signal. Nothing was changed by what it refuses."""
+    """A refused tag or signal. Nothing was changed by what it refuses.
+
+    What ``message`` quotes of it may be no text that can be sent: lone surrogates are escaped.
+    """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.code = code
         self.message = message

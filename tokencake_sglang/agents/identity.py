@@ -70,10 +70,24 @@ def parse_tag(value: Any, where: str = "custom_params.tokencake") -> AgentTag:
                 ErrorCode.INVALID_TAG,
                 f"{where}.{name}: expected a single value, got a nested {type(field).__name__}",
             )
+        if isinstance(field, str) and not is_unicode(field):
+            raise AgentError(
+                ErrorCode.INVALID_TAG, f"{where}.{name}: expected Unicode text, got {field!r:.100}"
+            )
     try:
         return msgspec.convert(dict(value), AgentTag)
     except msgspec.ValidationError as error:
         raise AgentError(ErrorCode.INVALID_TAG, f"{where}{what_is_wrong(error, value)}") from None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be sent and stored. Python's JSON reads an escaped half of a surrogate pair
+    as a character of its own, which no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def what_is_wrong(error: msgspec.ValidationError, value: Any) -> str:

@@ -6,7 +6,13 @@ from typing import Any
 import msgspec
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
-from tokencake_sglang.agents.identity import MAX_NAME_CHARS, AgentTag, parse_tag, what_is_wrong
+from tokencake_sglang.agents.identity import (
+    MAX_NAME_CHARS,
+    AgentTag,
+    is_unicode,
+    parse_tag,
+    what_is_wrong,
+)
 
 PARAMS_KEY = "tokencake"
 HEADER_PREFIX = "x-tokencake-"
@@ -38,9 +44,13 @@ def find_tag(
     if isinstance(custom_params, Mapping) and PARAMS_KEY in custom_params:
         return parse_tag(custom_params[PARAMS_KEY])
     tag = tag_of_headers(headers.items()) if headers else None
-    if tag is None and isinstance(session_id, str) and 0 < len(session_id) <= MAX_NAME_CHARS:
+    if tag is None and isinstance(session_id, str) and _can_be_name(session_id):
         tag = AgentTag(agent=session_id)
     return tag
+
+
+def _can_be_name(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME_CHARS and is_unicode(text)
 
 
 def tag_of_headers(headers: Iterable[tuple[str, str]]) -> AgentTag | None:
