@@ -134,7 +134,7 @@ class TokencakeConfig:
         ),
     ] = 4096
     link_bytes_per_s: Annotated[
-        Annotated[float, Field(gt=0.0)],
+        Annotated[float, Field(gt=0.0, le=1e15)],
         Field(description="speed of the link between host and device, one way (PCIe 4 x16: 25e9)"),
     ] = 25e9
     expected_agents: Annotated[

@@ -1,5 +1,7 @@
 """Single transitions of the agent table, one behaviour each."""
 
+import time
+
 import pytest
 
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
@@ -361,3 +363,14 @@ def test_a_call_started_again_with_other_stages_is_a_contradiction(table):
     begin(table), start(table, stages=RAG)
     assert start(table, stages=RAG) == []
     assert refusal(start, table, stages=RAG[:2])[0] is ErrorCode.CONTRADICTION
+
+
+def test_a_crowd_of_one_application_is_forgotten_in_no_time():
+    """Each of them once looked through all others: of so many, for seconds."""
+    table = AgentTable(call_timeout_s=10.0, agent_timeout_s=100.0)
+    for number in range(20_000):
+        begin(table, str(number), AgentTag(agent=f"a{number}", application="run"))
+        table.apply(RequestEnd(rid=str(number)), 0.0)
+    began_s = time.process_time()
+    assert len(table.apply(Tick(), 200.0)) == 20_000
+    assert time.process_time() - began_s < 1.0

@@ -89,6 +89,8 @@ def test_quotas_of_tenants_may_sum_up_to_more_than_the_pool(tmp_path):
                                            "greater than or equal to 16, got '8'")),
         ({"tick_interval_s": "nan"}, {}, ("--tokencake-tick-interval-s: Input should be less "
                                          "than or equal to 1, got 'nan'")),
+        ({"link_bytes_per_s": "inf"}, {}, ("--tokencake-link-bytes-per-s: Input should be less than "
+                                          "or equal to 1000000000000000, got 'inf'")),
         ({"tenant_quotas": "a=0"}, {}, ("--tokencake-tenant-quotas: Input should be greater than "
                                        "0, got '0' for 'a'")),
         ({"tenant_quotas": "a=1.5"}, {}, ("--tokencake-tenant-quotas: Input should be less than or "

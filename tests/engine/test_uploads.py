@@ -13,6 +13,7 @@ from tests.engine.scenarios import (
     start_call,
     tiers,
 )
+from tokencake_sglang.agents.events import CallProgress
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.residents import Residence
 from tokencake_sglang.temporal.duration import CallFeatures
@@ -103,6 +104,26 @@ def test_a_hold_lapses_when_nobody_comes(harness):
     harness.step(2)
     assert harness.decisions("unhold") == [("coder", "overdue")]
     assert harness.planner.temporal.snapshot()["held"] == 0
+
+
+@pytest.mark.parametrize(("remaining_s", "unholds"), [(300.0, ["return_slipped"]), (2.0, [])])
+def test_a_hold_ends_when_the_caller_says_that_it_will_take_long(harness, remaining_s, unholds):
+    stalled_agent(harness)
+    fill_pool(harness)
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    assert harness.planner.residents[AGENT.key].residence is Residence.HELD
+    (call,) = harness.planner.table.get(AGENT.key).calls
+    harness.send(
+        CallProgress(
+            agent=AGENT.agent,
+            application=AGENT.application,
+            call_id=call.call_id,
+            remaining_s=remaining_s,
+        )
+    )
+    harness.step()
+    assert [reason for _, reason in harness.decisions("unhold")] == unholds
 
 
 def test_an_early_finish_uploads_at_once(harness):

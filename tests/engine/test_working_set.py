@@ -1,9 +1,11 @@
 """Which applications take part, on a real scheduler with a pool of 2,048 tokens."""
 
+import time
+
 import pytest
 
 from tests.engine.scenarios import prompt, start_call
-from tokencake_sglang.agents.events import AgentFinish
+from tokencake_sglang.agents.events import AgentFinish, ApplicationFinish, RequestBegin, RequestEnd
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.applications import IDLE_S
 
@@ -153,3 +155,16 @@ def test_siblings_demand_their_common_prefix_once(harness):
     member = harness.planner.applications.working_set.members["old"]
     assert 900 <= member.running_tokens <= 1100  # each alone holds 850 and more
     harness.run(*siblings)
+
+
+def test_a_crowd_of_one_application_finishes_in_no_time(harness):
+    """Each of them once looked through all others: of so many, for seconds."""
+    for number in range(10_000):
+        tag = AgentTag(agent=f"a{number}", application="crowd")
+        harness.send(RequestBegin(rid=f"crowd-{number}", tag=tag))
+        harness.send(RequestEnd(rid=f"crowd-{number}"))
+    harness.step(2)
+    harness.send(ApplicationFinish(application="crowd"))
+    began_s = time.process_time()
+    harness.step()
+    assert time.process_time() - began_s < 0.5

@@ -40,3 +40,12 @@ def test_the_file_explains_each_decision(tmp_path):
         "tokens": 256,
         "detail": {"expected_return_s": 2.0},
     }
+
+
+def test_a_full_disk_ends_the_file_and_nothing_else(caplog):
+    log = DecisionLog("/dev/full")
+    log.record(1.0, KEY, Action.HOLD, "uploaded")
+    log.record(2.0, KEY, Action.HOLD, "uploaded")
+    assert log.counts["hold.uploaded"] == 2
+    (message,) = caplog.messages
+    assert message == "tokencake: the decision log /dev/full ends here: No space left on device"

@@ -471,9 +471,9 @@ class AgentTable:
             for call in agent.calls
             if call.deadline_s <= self.now_s
         ]
-        for agent in self._forgettable():
-            self._forget(agent)
-            transitions.append(Transition(agent, Change.AGENT_FORGOTTEN))
+        forgotten = self._forgettable()
+        self._forget(forgotten)
+        transitions += [Transition(agent, Change.AGENT_FORGOTTEN) for agent in forgotten]
         self._graphs.expire(self._applications, self.now_s)
         return transitions
 
@@ -489,12 +489,15 @@ class AgentTable:
                 agents.append(agent)
         return agents
 
-    def _forget(self, agent: Agent) -> None:
-        del self._agents[agent.key]
-        application = agent.key.application
-        others = tuple(other for other in self._applications[application] if other is not agent)
-        if others:
-            self._applications[application] = others
-        else:
-            del self._applications[application]
-            self._graphs.drop(application)
+    def _forget(self, agents: list[Agent]) -> None:
+        for agent in agents:
+            del self._agents[agent.key]
+        # Each application once: thousands of its agents may go together.
+        for application in dict.fromkeys(agent.key.application for agent in agents):
+            known = self._applications[application]
+            others = tuple(other for other in known if other.key in self._agents)
+            if others:
+                self._applications[application] = others
+            else:
+                del self._applications[application]
+                self._graphs.drop(application)

@@ -19,7 +19,8 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
         """Charges what is reserved to every request that is not critical.
 
         Never applied to chunks of a request that is already being prefilled, to running
-        requests, or when nothing runs: whoever is alone may have everything.
+        requests, to one for which others have been preempted, or when nothing runs: whoever is
+        alone may have everything.
         """
 
         def __init__(self, *args, **kwargs) -> None:
@@ -28,6 +29,13 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
             self._withheld_tokens = planner.spatial.withheld_tokens(running)
             self._critical_ahead = planner.spatial.critical_waiting
             self._deferring = False
+            self._preempted_for: Req | None = None
+
+        def preempt_to_schedule(self, req: "Req", *args, **kwargs):
+            preempted = super().preempt_to_schedule(req, *args, **kwargs)
+            if preempted:
+                self._preempted_for = req
+            return preempted
 
         def add_one_req(self, req: "Req", *args, **kwargs):
             agent = planner.agent_of(req)
@@ -37,7 +45,7 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
             alone = not self.can_run_list and not (
                 self.running_batch is not None and self.running_batch.reqs
             )
-            if self._withheld_tokens == 0 or alone:
+            if self._withheld_tokens == 0 or alone or req is self._preempted_for:
                 return super().add_one_req(req, *args, **kwargs)
             if not self._deferring:
                 with self._charged(self._withheld_tokens):

@@ -89,6 +89,7 @@ class Applications:
         # for which the pool had no room, and by tenant of those that a quota kept out.
         self._newcomer_tokens: int | None = None
         self._over_quota: dict[str, int] = {}
+        self._left: tuple[str, int] | None = None  # the last to be over, and by which event
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -128,12 +129,22 @@ class Applications:
                 nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
         self.working_set.grow(application, sum(nodes.values()))
 
-    def agent_left(self, agent: Agent, now_s: float, *, forgotten: bool = False) -> None:
-        """Finished or forgotten; with its last agent an application leaves the working set."""
+    def agent_left(
+        self, agent: Agent, now_s: float, *, forgotten: bool = False, event: int
+    ) -> None:
+        """Finished or forgotten; with its last agent an application leaves the working set.
+
+        Args:
+            event: its number; one event can finish thousands of an application's agents, and what
+                the first of them has ended is not looked for again.
+        """
         application = agent.key.application
         self._turns.pop(agent.key, None)
+        if not forgotten and self._left == (application, event):
+            return
         others = self.agents_in(application)
         if all(other.finished for other in others):
+            self._left = application, event
             if not others:
                 self.paths.forget(application)
             elif not forgotten:

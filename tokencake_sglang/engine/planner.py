@@ -92,7 +92,8 @@ class Planner(RankPlanner):
             kept_tokens=self._kept_tokens(),
             weights=config.tenants,
             quotas=config.tenant_quotas,
-            bounded="working-set" not in config.without,
+            # Where there are priorities SGLang preempts whoever is in the way of a higher one.
+            bounded="working-set" not in config.without and not self.by_priority,
         )
         self.headroom = Headroom(self.agent_of)
         self.orders = "order" not in config.without
@@ -157,7 +158,9 @@ class Planner(RankPlanner):
                 if (resident := self.residents.get(agent.key)) is not None:
                     self.spatial.left(resident, self.now_s, transition.change)
                 forgotten = transition.change is Change.AGENT_FORGOTTEN
-                self.applications.agent_left(agent, self.now_s, forgotten=forgotten)
+                self.applications.agent_left(
+                    agent, self.now_s, forgotten=forgotten, event=self.sequence
+                )
 
     # -- what the cache reports ---------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class RankPlanner(ABC):
         pool_tokens: size of the KV pool, in tokens.
         kv_bytes_per_token: on this rank, all layers.
         writes_log: whether this rank writes the decision log file (one per group does).
+        by_priority: whether requests have priorities, and SGLang preempts for them.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class RankPlanner(ABC):
         pool_tokens: int,
         kv_bytes_per_token: int,
         writes_log: bool,
+        by_priority: bool = False,
     ) -> None:
         self.config = config
         self.cache = cache
         self.pool_tokens = pool_tokens
         self.kv_bytes_per_token = kv_bytes_per_token
+        self.by_priority = by_priority
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )

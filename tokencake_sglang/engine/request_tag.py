@@ -1,7 +1,9 @@
 """Which agent a request on a rank belongs to."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
 from tokencake_sglang.signals.tagging import PARAMS_KEY
 
@@ -10,10 +12,20 @@ if TYPE_CHECKING:
 
 
 def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
-    """A copy of ``sampling_params`` that carries the validated tag to the ranks."""
+    """A copy of ``sampling_params`` that carries the validated tag to the ranks.
+
+    Raises:
+        AgentError: its ``custom_params`` can carry nothing.
+    """
     params = dict(sampling_params or {})
+    given = params.get("custom_params") or {}
+    if not isinstance(given, Mapping):
+        raise AgentError(
+            ErrorCode.INVALID_TAG,
+            f"custom_params: expected an object, got {type(given).__name__} {given!r:.100}",
+        )
     params["custom_params"] = {
-        **(params.get("custom_params") or {}),
+        **given,
         PARAMS_KEY: {
             "application": tag.key.application,
             "agent": tag.key.agent,

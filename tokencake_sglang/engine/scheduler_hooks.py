@@ -72,6 +72,7 @@ class SchedulerHooks:
             pool_tokens=scheduler.max_total_num_tokens,
             kv_bytes_per_token=cache.cache_controller.mem_pool_host.size_per_token,
             writes_log=writes_log,
+            by_priority=scheduler.enable_priority_scheduling,
         )
         setattr(scheduler, PLANNER, planner)
         self._check_host_tier(planner, writes_log=writes_log)
@@ -155,7 +156,10 @@ class SchedulerHooks:
     def calc_priority(
         self, _result: None, policy: "SchedulePolicy", waiting_queue: list, *_: Any, **__: Any
     ) -> None:
-        """AFTER: reorders tagged requests within the places SGLang's policy gave them."""
+        """AFTER: reorders tagged requests within the places SGLang's policy gave them; where
+        requests have priorities, only among those of the same one."""
         planner = getattr(policy, "_tokencake_planner", None)
         if planner is not None:
             planner.order(waiting_queue)
+            if policy.enable_priority_scheduling:
+                waiting_queue.sort(key=lambda req: req.priority * policy.priority_sign)

@@ -77,6 +77,7 @@ class TemporalExecutor:
         resident = self.residents.get(agent.key)
         if resident is not None:
             self._expect(resident)
+            self._let_go_if_slipped(resident, now_s)
 
     def call_finished(self, agent: Agent, call: Call, now_s: float) -> None:
         self.returns.call_over(agent, call)
@@ -344,6 +345,10 @@ class TemporalExecutor:
                 return
         self.returns.revise(resident.agent, now_s)
         self._expect(resident)
+        self._let_go_if_slipped(resident, now_s)
+
+    def _let_go_if_slipped(self, resident: Resident, now_s: float) -> None:
+        """What is held for a return that is far away by now is of more use to others."""
         # By the time at which it would be uploaded: by its return, an upload for an early one would
         # be let go at once.
         upload_by_s = resident.upload_by_s

@@ -1,6 +1,7 @@
 """The decision log: every action on an agent's KV as a record with its reason."""
 
 import json
+import logging
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tokencake_sglang.agents.identity import AgentKey
+
+logger = logging.getLogger(__name__)
 
 RECENT_KEPT = 256
 
@@ -52,7 +55,8 @@ class Decision:
 
 
 class DecisionLog:
-    """Counts every decision, keeps the recent ones, and writes them to a file where asked."""
+    """Counts every decision, keeps the recent ones, and writes them to a file where asked,
+    up to the first failure."""
 
     def __init__(self, path: str | None = None) -> None:
         self.counts: Counter[str] = Counter()
@@ -78,7 +82,15 @@ class DecisionLog:
         self.tokens[name] += tokens
         self.recent.append(decision)
         if self._file is not None:
-            self._file.write(json.dumps(asdict(decision)) + "\n")
+            self._write(self._file, json.dumps(asdict(decision)) + "\n")
+
+    def _write(self, file: TextIO, line: str) -> None:
+        try:
+            file.write(line)
+        except OSError as error:
+            # A full disk is no reason to stop serving. Not closed: that would write again.
+            self._file = None
+            logger.error("tokencake: the decision log %s ends here: %s", file.name, error.strerror)
 
     def count(self, action: Action, reason: str) -> None:
         """Counts what would flood the log if it left a record each time."""
