@@ -66,12 +66,15 @@ def test_a_held_prefix_survives_pressure_until_its_request_comes(harness):
     rid = harness.submit(context + [7] * 40, 4, AGENT)
     harness.run(rid)
     assert harness.cached_tokens[rid] == PATH_TOKENS
-    assert harness.decisions("return") == [("coder", "uploaded_in_time")]
+    (record,) = [d for d in harness.planner.log.recent if d.action == "return"]
+    assert record.reason == "uploaded_in_time"
+    assert "upload_kept_back" not in record.detail
     assert harness.decisions("unhold") == [("coder", "admitted")]
 
 
 def test_nothing_is_uploaded_while_others_wait_for_memory(harness):
-    stalled_agent(harness)
+    """And the record of the return says so."""
+    context = stalled_agent(harness)
     fill_pool(harness)
     running = harness.submit(prompt(98, 1000), 60)
     waiting = harness.submit(prompt(99, 1500), 4)
@@ -80,7 +83,14 @@ def test_nothing_is_uploaded_while_others_wait_for_memory(harness):
     harness.step(4)
     assert [req.rid for req in harness.scheduler.waiting_queue] == [waiting]
     assert harness.decisions("upload") == []
-    harness.run(running, waiting)
+    due_s = harness.now_s
+    finish_calls(harness, AGENT)
+    returning = harness.submit(context + [7] * 40, 4, AGENT)
+    harness.run(running, waiting, returning)
+    (record,) = [d for d in harness.planner.log.recent if d.action == "return"]
+    assert record.reason == "not_uploaded"
+    assert record.detail["upload_due_s"] == due_s
+    assert record.detail["upload_kept_back"] == "queue_waits"
 
 
 def test_an_upload_leaves_the_memory_that_a_chunked_prompt_was_promised(harness):

@@ -41,6 +41,10 @@ class Gap:
     predicted_return_s: float | None = None
     returned_s: float | None = None
     upload_wanted: bool = False
+    upload_due_s: float | None = None
+    """When an upload first had to start; what was predicted then may have been revised since."""
+    upload_kept_back: str | None = None
+    """Why none started when it was due last."""
     uploaded_tokens: int = 0
     released_tokens: int = 0
     fetched_tokens: int = 0

@@ -156,6 +156,8 @@ class TemporalExecutor:
             predicted_return_s=gap.predicted_return_s,
             loaded_at_admission_tokens=loaded_tokens,
             released_tokens=gap.released_tokens,
+            **({} if gap.upload_due_s is None else {"upload_due_s": gap.upload_due_s}),
+            **({} if gap.upload_kept_back is None else {"upload_kept_back": gap.upload_kept_back}),
             **(
                 {
                     "fetched_tokens": gap.fetched_tokens,

@@ -46,6 +46,7 @@ class Uploads:
         self._starts: Alarms[AgentKey] = Alarms()  # when an upload must start
         self._due: dict[AgentKey, Resident] = {}  # whose upload must have started by now
         self._again_s = 0.0  # after a refusal: nobody is asked before
+        self._kept_back = "off"  # why the last step started nothing, although something was due
         self._uploading: Resident | None = None
 
     # -- when and what ------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Uploads:
     def plan(self, resident: Resident) -> None:
         """Plans the upload of what is on the host only, in place of what was planned before."""
         key = resident.agent.key
-        self._due.pop(key, None)
+        self._not_due(resident)
         if resident.residence is Residence.HOST:
             self._starts.set(key, self.start_s(resident, resident.host_only_tokens))
         else:
@@ -72,8 +73,13 @@ class Uploads:
 
     def gap_over(self, resident: Resident) -> None:
         """Nothing more is uploaded for the agent. What it holds it keeps until ``unhold``."""
-        self._due.pop(resident.agent.key, None)
+        self._not_due(resident)
         self._starts.cancel(resident.agent.key)
+
+    def _not_due(self, resident: Resident) -> None:
+        """If its upload was due, it has not started: that is kept for the record of its return."""
+        if self._due.pop(resident.agent.key, None) is not None and resident.gap is not None:
+            resident.gap.upload_kept_back = self._kept_back
 
     def clear(self) -> None:
         """The tree was reset: nothing is anywhere any more."""
@@ -116,13 +122,21 @@ class Uploads:
             keep_free_tokens: slots that a transfer must leave free or evictable.
         """
         for key in self._starts.pop_due(now_s + step_gap_s):
-            self._due[key] = self.residents[key]
+            resident = self._due[key] = self.residents[key]
+            if resident.gap is not None and resident.gap.upload_due_s is None:
+                resident.gap.upload_due_s = now_s
             self._again_s = now_s  # the new one may be smaller, or more urgent
         # While a queue waits, an upload would only take what it waits for, and the agent's own
         # request would queue behind it: SGLang then loads it at admission, layer by layer.
-        if not self._due or not self._on or queue_waits or now_s < self._again_s:
+        if not self._due or not self._on:
             return
-        if self.cache.can_start_upload():
+        if queue_waits:
+            self._kept_back = "queue_waits"
+        elif now_s < self._again_s:
+            pass  # what the last attempt was refused for
+        elif not self.cache.can_start_upload():
+            self._kept_back = "link_busy"
+        else:
             piece = piece_tokens(
                 self.config.upload_piece_tokens, self.timing.link_tokens_per_s, step_gap_s
             )
@@ -135,6 +149,7 @@ class Uploads:
         )
         for resident in soonest:
             if self._upload_piece(resident, now_s, most_tokens, keep_free_tokens):
+                self._kept_back = "link_busy"
                 return
         self._again_s = now_s + UPLOAD_RETRY_S
 
@@ -153,11 +168,13 @@ class Uploads:
             if tokens == 0:
                 refusal = "no_room"
         if refusal is not None:
+            self._kept_back = refusal
             if not gap.upload_wanted:  # once a gap, not once a step
                 self.log.record(now_s, key, Action.UPLOAD, refusal)
             gap.upload_wanted = True
             return False
         gap.upload_wanted = True
+        gap.upload_kept_back = None
         gap.uploaded_tokens += tokens
         resident.residence = Residence.UPLOADING
         self._uploading = self._due.pop(key)
