@@ -108,12 +108,19 @@ class SchedulerHarness:
 
         self._inbox.append(TokencakeEvent.of(next(self._sequence), self.now_s, event))
 
-    def submit(self, ids: Sequence[int], new_tokens: int, tag: AgentTag | None = None) -> str:
+    def submit(
+        self,
+        ids: Sequence[int],
+        new_tokens: int,
+        tag: AgentTag | None = None,
+        *,
+        priority: int | None = None,
+    ) -> str:
         """Queues a greedy request of exactly ``new_tokens`` output tokens; returns its rid."""
         rid = f"r{next(self._rids)}"
         if tag is not None:
             self.send(RequestBegin(rid=_number(rid), tag=tag))
-        self._inbox.append(tokenized(rid, ids, new_tokens, tag=tag))
+        self._inbox.append(tokenized(rid, ids, new_tokens, tag=tag, priority=priority))
         self._submitted.add(rid)
         if tag is not None:
             self._tagged.add(rid)

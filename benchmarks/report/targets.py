@@ -27,9 +27,9 @@ from benchmarks.report.results import BEST_STOCK, ORACLE, Results, is_oracle, po
 from benchmarks.report.tables import WHOLE, table
 
 HALF, TOLD_HALF = "tokencake-temporal", "oracle-tokencake-temporal"
-SHORTEST = "oracle-shortest"
+SHORTEST, REOPENED = "oracle-shortest", "reopen-lpm"
 EVERYWHERE_MOST = 1.03
-"""No single point may be worse than this, whatever the mean over all."""
+"""No single point may be worse than this where the target is for the mean over all."""
 
 OVERLOAD = ("code_writer/equal-0.2", "deep_research/equal-0.2")
 FAR_OVERLOAD = ("code_writer/equal-1.0", "deep_research/equal-1.0")
@@ -52,12 +52,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RatioTarget:
-    """A system's multiple of another's value: the geometric mean over the points of a set, each
-    the geometric mean over its seeds.
+    """A system's multiple of another's value at each of a set's points, in the geometric mean over
+    the point's seeds.
 
     Args:
         cells: patterns of the set's cells.
-        most: of the mean over the points; ``most_each``, if that is more, of every point.
+        most: of every point; or of their geometric mean, where ``most_each`` bounds every point.
         limits: systems whose own multiples say what can be reached at all.
     """
 
@@ -68,7 +68,7 @@ class RatioTarget:
     most: float
     system: str = WHOLE
     reference: str = BEST_STOCK
-    most_each: float | None = EVERYWHERE_MOST
+    most_each: float | None = None
     limits: tuple[str, ...] = (ORACLE,)
 
     def row(self, sets: Mapping[str, Results]) -> Row | None:
@@ -79,17 +79,21 @@ class RatioTarget:
         of = ratios(results, self.cells, self.system, self.reference, self.metric)
         if not of:
             return None
-        each = self.most_each if self.most_each is not None and len(of) > 1 else None
-        met = geometric_mean(of) <= self.most and (each is None or max(of) <= max(each, self.most))
+        if self.most_each is None:
+            met = max(of) <= self.most
+            target = f"≤ {self.most:g}" + (" each" if len(of) > 1 else "")
+        else:
+            met = geometric_mean(of) <= self.most and max(of) <= self.most_each
+            target = f"≤ {self.most:g} on average, none > {self.most_each:g}"
         bounds = []
         for name in self.limits:
             reached = ratios(results, self.cells, name, self.reference, self.metric)
             if reached:
-                bounds.append(f"`{name}` {geometric_mean(reached):.2f}")
+                bounds.append(f"`{name}` {spread(reached)}")
         title = self.metric.title.removesuffix(", s")
         return Row(
             f"{self.what}: {title}, of `{self.reference}`'s",
-            f"≤ {self.most:g}" + (f", none > {each:g}" if each and each > self.most else ""),
+            target,
             spread(of),
             met,
             ", ".join(bounds),
@@ -108,10 +112,20 @@ TARGETS: tuple[RatioTarget, ...] = (
     *of_both("DAGs at 0.2 and 1.0/s", "standard", OVERLOAD + FAR_OVERLOAD, 0.90, 1.00),
     RatioTarget("DAGs at 0.2 and 1.0/s", "standard", OVERLOAD + FAR_OVERLOAD, MAKESPAN, 0.95),
     RatioTarget(
-        "DAGs at 1.0/s", "standard", FAR_OVERLOAD, MEAN, 0.60, reference="hicache", most_each=None
+        "DAGs at 1.0/s",
+        "standard",
+        FAR_OVERLOAD,
+        MEAN,
+        0.60,
+        reference="hicache",
     ),
     RatioTarget(
-        "DAGs at 1.0/s", "standard", FAR_OVERLOAD, MEAN, 0.37, reference="stock", most_each=None
+        "DAGs at 1.0/s",
+        "standard",
+        FAR_OVERLOAD,
+        MEAN,
+        0.37,
+        reference="stock",
     ),
     RatioTarget(
         "code_writer at all published rates (the paper has −47.06 % at one)",
@@ -120,10 +134,19 @@ TARGETS: tuple[RatioTarget, ...] = (
         MEAN,
         0.5294,
         reference="stock",
-        most_each=0.5294,
     ),
     *of_both("DAGs at 0.05/s", "standard", ("*[rh]/equal-0.05",), 0.97, 0.95),
     *of_both("Poisson arrivals, 50, 80, 95 % of capacity", "load", ("*",), 0.97, 0.95),
+    *of_both(
+        "DAGs at all rates, temporal half",
+        "standard",
+        ("*[rh]/equal-*",),
+        1.0,
+        1.0,
+        system=HALF,
+        most_each=EVERYWHERE_MOST,
+        limits=(TOLD_HALF,),
+    ),
     *of_both(
         "Tools that take other times than declared, overload, temporal half",
         "noise",
@@ -131,6 +154,7 @@ TARGETS: tuple[RatioTarget, ...] = (
         1.0,
         1.0,
         system=HALF,
+        most_each=EVERYWHERE_MOST,
         limits=(TOLD_HALF,),
     ),
     *of_both(
@@ -140,6 +164,7 @@ TARGETS: tuple[RatioTarget, ...] = (
         1.0,
         1.0,
         system=HALF,
+        most_each=EVERYWHERE_MOST,
         limits=(TOLD_HALF,),
     ),
     RatioTarget(
@@ -158,7 +183,7 @@ TARGETS: tuple[RatioTarget, ...] = (
     RatioTarget("Forty sessions", "sessions", CROWD, WASTED, 1.0, limits=(SHORTEST,)),
     RatioTarget("Forty sessions", "sessions", CROWD, WORST_SLOWDOWN, 1.0, limits=(SHORTEST,)),
     RatioTarget(
-        "Untagged chat beside agents",
+        "Untagged chat beside agents, of first come, first served without a host tier",
         "standard",
         ("code_writer+chat/*",),
         UNTAGGED_P95,
@@ -176,7 +201,7 @@ def rows(sets: Mapping[str, Results], folder: Path) -> list[Row]:
     if standard:
         found += [_short_gaps(standard), *_effective_kv(standard)]
     if sessions:
-        found += [*_exact_hints(sessions), _returning_in_crowds(sessions)]
+        found += [*_exact_hints(sessions), _no_hints(sessions), _returning_in_crowds(sessions)]
     found += [_retractions(sets), _rivals(sets), _distance_to_oracle(sets)]
     found += [*_planner(folder / "planner_cost.json"), _untagged(folder / "untagged_cost.json")]
     return [row for row in found if row is not None]
@@ -214,7 +239,7 @@ def ratios(
 
 def spread(of: Sequence[float]) -> str:
     mean = f"{geometric_mean(of):.3f}"
-    return mean if len(of) == 1 else f"{mean} ({min(of):.2f}–{max(of):.2f})"
+    return mean if len(of) == 1 else f"{mean} ({min(of):.3f}–{max(of):.3f})"
 
 
 # -- what is no ratio of two systems' figures -----------------------------------------------------
@@ -234,11 +259,14 @@ def _short_gaps(standard: Results) -> Row | None:
         for decision, count in figures["decisions"].items()
         if decision.startswith("upload.") and decision != "upload.no_room"
     )
+    released = figures["decisions"].get("release.in_call", 0)
     return Row(
-        f"`{cell}`, calls that hardly last: mean of `{BEST_STOCK}`'s; uploads; copied to the host",
-        "0.99 to 1.01; 0; no more than `hicache`",
-        f"{ratio:.3f}; {uploads}; {mine / hicache:.3f} ×",
-        0.99 <= ratio <= 1.01 and uploads == 0 and mine <= hicache,
+        f"`{cell}`, calls that hardly last: mean of `{BEST_STOCK}`'s; releases in calls; uploads; "
+        "copied to the host",
+        "0.99 to 1.01; 0; 0; no more than `hicache`",
+        f"{ratio:.3f}; {released}; {uploads}; {mine / hicache:.3f} ×",
+        0.99 <= ratio <= 1.01 and not released and not uploads and mine <= hicache,
+        "SGLang's own eviction releases",
     )
 
 
@@ -287,14 +315,17 @@ def _exact_hints(sessions: Results) -> Iterator[Row]:
         mine = sessions.value(cell, WHOLE, metric)
         if not best or mine is None:
             return
-        title = metric.title.removesuffix(", s")
-        at_no_cost = sessions.value(free, WHOLE, metric)
+        others = {
+            f"`{HALF}`": sessions.value(cell, HALF, metric),
+            f"`{REOPENED}`": sessions.value(cell, REOPENED, metric),
+            "with copies that take no time": sessions.value(free, WHOLE, metric),
+        }
         yield Row(
-            f"{what}: {title}, of `{BEST_STOCK}`'s",
+            f"{what}: {metric.title.removesuffix(', s')}, of `{BEST_STOCK}`'s",
             f"≤ {most:g}",
             f"{mine / best:.3f}",
             mine / best <= most,
-            "" if at_no_cost is None else f"copies that take no time {at_no_cost / best:.2f}",
+            ", ".join(f"{name} {value / best:.2f}" for name, value in others.items() if value),
         )
     figures = sessions.figures(cell, WHOLE)
     assert figures is not None
@@ -322,6 +353,34 @@ def _exact_hints(sessions: Results) -> Iterator[Row]:
             late <= 0.05 * (in_time + late) and wasted <= 0.05 * uploads,
             f"{refused} times no room",
         )
+
+
+def _no_hints(sessions: Results) -> Row | None:
+    """Of what the best of all that are told nothing gains over best-stock, the part that is gained."""
+    cell = "claude_code-16/none"
+    best, mine = (sessions.value(cell, name, RETURNING) for name in (BEST_STOCK, WHOLE))
+    half = sessions.value(cell, HALF, RETURNING)
+    values = {
+        name: value
+        for name in sessions.systems([cell])
+        if not is_oracle(name) and (value := sessions.value(cell, name, RETURNING)) is not None
+    }
+    if not values or best is None or mine is None or min(values.values()) >= best:
+        return None
+    first = RETURNING.best(values)
+
+    def gained(value: float) -> float:
+        return 100 * (best - value) / (best - values[first])
+
+    return Row(
+        f"Sixteen sessions, no hints: {RETURNING.title.removesuffix(', s')}, "
+        "of what the best without hints gains",
+        "≥ 80 %",
+        f"{gained(mine):.0f} %",
+        gained(mine) >= 80,
+        f"`{first}` {values[first] / best:.2f} of `{BEST_STOCK}`'s"
+        + ("" if half is None else f"; `{HALF}` gains {gained(half):.0f} %"),
+    )
 
 
 def _returning_in_crowds(sessions: Results) -> Row | None:
@@ -362,7 +421,7 @@ def _rivals(sets: Mapping[str, Results]) -> Row | None:
     worst = sorted(ahead, reverse=True)
     behind = [what for ratio, what in worst if ratio > EVERYWHERE_MOST]
     return Row(
-        "Mean and P95, of each rival's, at all points of all sets",
+        "Mean and P95, of each rival's, at all points where it has run",
         f"none > {EVERYWHERE_MOST:g}",
         f"{len(behind)} of {len(ahead):,}: {', '.join(behind)}" if behind else worst[0][1],
         not behind,
@@ -381,7 +440,7 @@ def _distance_to_oracle(sets: Mapping[str, Results]) -> Row | None:
     beyond = [f"{point} {ratio:.2f}" for ratio, point in sorted(found, reverse=True) if ratio > 1.1]
     median = sorted(ratio for ratio, _ in found)[len(found) // 2]
     return Row(
-        f"Mean, of `{ORACLE}`'s, at all points of all sets",
+        f"Mean, of `{ORACLE}`'s, at all points where one has run",
         "none > 1.1",
         f"median {median:.3f}; beyond: {', '.join(beyond) or 'none'} of {len(found)}",
         not beyond,
