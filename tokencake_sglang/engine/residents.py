@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
 
@@ -30,8 +32,7 @@ class Residence(StrEnum):
     HELD = "held"
 
 
-@dataclass(slots=True)
-class Gap:
+class Gap(msgspec.Struct, gc=False):
     """What was done for an agent between two requests, for the decision log.
 
     ``predicted_return_s`` is the last prediction before the calls ended, ``returned_s`` when the
