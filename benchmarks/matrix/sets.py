@@ -24,6 +24,9 @@ CLAUDE_CODE = WorkloadSpec(
     max_gap_s=600.0,
 )
 
+CLAUDE_CODE_SESSIONS = 34
+"""So many of the committed slice's are CLAUDE_CODE."""
+
 CLAUDE_CODE_PEAK_TOKENS = 1_479_394
 """The working set of CLAUDE_CODE: the most distinct tokens that its agents' contexts have at once
 (benchmarks/workloads/working_set.py). Half of it is also what they have on average."""
@@ -161,8 +164,9 @@ def sessions() -> Iterator[Cell]:
     """Claude Code sessions: with and without hints, with copies that cost nothing, and with a host
     tier that holds too little.
 
-    Sixteen at once of the committed slice; and forty at once, which fill a host tier of four pools
-    and not one of eight, drawn from the whole data set where it lies beside the checkout.
+    Sixteen at once of the committed slice; and drawn from the whole data set, where it lies beside
+    the checkout, as many sessions sixteen at once, and forty at once, which fill a host tier of
+    four pools and not one of eight.
     """
     pool_tokens = H200["pool_tokens"]
     sixteen = Cell(
@@ -174,6 +178,11 @@ def sessions() -> Iterator[Cell]:
     yield replace(sixteen, id="claude_code-16/free-copies", link_scale=1000.0)
     half = CLAUDE_CODE_PEAK_TOKENS // 2 // PAGE_TOKENS * PAGE_TOKENS
     yield replace(sixteen, id="claude_code-16/half-host", host_tokens=half)
+    for seed in SEEDS:
+        drawn = replace(CLAUDE_CODE, whole=True, applications=CLAUDE_CODE_SESSIONS, seed=seed)
+        yield replace(sixteen, id=f"claude_code-16-drawn/none-seed-{seed}", workload=drawn)
+        exact = replace(drawn, hints="exact")
+        yield replace(sixteen, id=f"claude_code-16-drawn/exact-seed-{seed}", workload=exact)
     for ratio in (4, 8):
         for seed in SEEDS:
             workload = replace(CLAUDE_CODE, whole=True, applications=40, lanes=40, seed=seed)

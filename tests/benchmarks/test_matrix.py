@@ -87,6 +87,11 @@ class TestCells:
         }
         assert cells["claude_code-16/none"].host_tokens == 4 * pool
         assert cells["claude_code-16/half-host"].host_tokens == 739_696
+        drawn = [cell for cell in cells.values() if cell.group == "claude_code-16-drawn"]
+        assert {(c.workload.hints, c.workload.seed) for c in drawn} == {
+            (hints, seed) for hints in ("recorded", "exact") for seed in range(5)
+        }
+        assert all(c.workload.whole and c.host_tokens == 4 * pool for c in drawn)
         of_40 = [cell for cell in cells.values() if cell.group == "claude_code-40"]
         assert {(c.host_tokens // pool, c.workload.seed) for c in of_40} == {
             (ratio, seed) for ratio in (4, 8) for seed in range(5)
