@@ -180,7 +180,6 @@ def sessions() -> Iterator[Cell]:
     yield replace(sixteen, id="claude_code-16/half-host", host_tokens=half)
     for seed in SEEDS:
         drawn = replace(CLAUDE_CODE, whole=True, applications=CLAUDE_CODE_SESSIONS, seed=seed)
-        yield replace(sixteen, id=f"claude_code-16-drawn/none-seed-{seed}", workload=drawn)
         exact = replace(drawn, hints="exact")
         yield replace(sixteen, id=f"claude_code-16-drawn/exact-seed-{seed}", workload=exact)
     for ratio in (4, 8):

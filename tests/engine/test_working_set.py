@@ -105,17 +105,50 @@ def test_whoever_is_alone_is_taken_in(taken):
     taken.run(newcomer, limit=20)
 
 
-def test_who_fell_silent_makes_room_and_comes_back(harness):
-    harness.generate(prompt(1, 1500), 4, OLD)  # no call is announced
-    running = harness.submit(prompt(2, 100), 300)
+def test_who_fell_silent_makes_room_and_comes_back_unasked(harness, monkeypatch):
+    working_set = harness.planner.applications.working_set
+    monkeypatch.setattr(working_set, "device_tokens", 1200)
+    harness.generate(prompt(1, 1000), 4, OLD)  # no call is announced
+    running = harness.submit(prompt(2, 100), 200)
     harness.step(2)
     harness.at(harness.now_s + IDLE_S + 1.0)
+    newcomer = harness.submit(prompt(3, 900), 200, NEW)
+    harness.step(8)
+    assert list(working_set.members) == ["new"]
+    assert not working_set.has_room(1000, harness.now_s)
+    again = harness.submit(prompt(1, 600), 4, OLD)
+    harness.step(8)
+    assert again in harness.finished
+    assert newcomer not in harness.finished
+    assert "old" in working_set
+    harness.run(newcomer, running)
+
+
+def test_the_more_turns_it_took_the_longer_silence_keeps_its_part(harness, monkeypatch):
+    monkeypatch.setattr(harness.planner.applications.working_set, "device_tokens", 1500)
+    for _ in range(3):
+        harness.generate(prompt(1, 1500), 4, OLD)
+    harness.at(harness.now_s + 2 * IDLE_S)
+    running = harness.submit(prompt(2, 100), 300)
+    harness.step(2)
     newcomer = harness.submit(prompt(3, 1400), 4, NEW)
     harness.step(8)
+    assert waiting(harness) == [newcomer]
+    harness.at(harness.now_s + IDLE_S + 1.0)
+    harness.submit(prompt(4, 20), 2)  # an attempt in vain is not repeated for nothing
+    harness.step(8)
     assert newcomer in harness.finished
-    assert "old" not in harness.planner.applications.working_set
-    again = harness.submit(prompt(1, 1500), 4, OLD)
-    harness.run(again, running)
+    harness.run(running)
+
+
+def test_a_forgotten_application_is_a_newcomer_again(harness):
+    harness.generate(prompt(1, 1500), 4, OLD)
+    working_set = harness.planner.applications.working_set
+    working_set.pause("old")
+    assert working_set.has_entered("old")
+    harness.send(ApplicationFinish(application="old"))
+    harness.step()
+    assert not working_set.has_entered("old")
 
 
 def test_a_finished_application_leaves_nothing_behind(taken):

@@ -6,7 +6,7 @@ import msgspec
 
 from benchmarks.workloads import chat, tokencake_dags
 from tests.timewarp.runs import time_warp
-from tokencake_sglang.replay.arrivals import equal_spacing, merge, replicate
+from tokencake_sglang.replay.arrivals import equal_spacing, lanes, merge, replicate
 from tokencake_sglang.replay.bounds import bounds
 from tokencake_sglang.replay.claims import Claim
 from tokencake_sglang.replay.driver import Replay
@@ -33,6 +33,23 @@ def agents_and_chat() -> dict[str, Any]:
         if request.first_token_s is not None
     }
     return {"figures": figures(replay), "chat_s": [waits_s[name] for name in chatting]}
+
+
+def returning_in_a_lane() -> dict[str, Any]:
+    """Two applications one after the other: the requests that returned, and each one's own."""
+    workload = lanes(replicate(tokencake_dags.load("code_writer"), 2), 1)
+    replay = Replay(workload, time_warp(pool_tokens=POOL_TOKENS["code_writer"]))
+    replay.run()
+    own = {
+        request.request_id: [
+            name
+            for name in request.wait_for
+            if workload.by_id[name].application == request.application
+        ]
+        for request in workload.requests
+    }
+    waited = [request.request_id for request in workload.requests if request.wait_for]
+    return {"returning": replay.returning, "own": own, "waited": waited}
 
 
 def matches_anew(system: str) -> int:

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.timewarp.replays import POOL_TOKENS, agents_and_chat, code_writers, matches_anew
+from tests.timewarp.replays import (
+    POOL_TOKENS,
+    agents_and_chat,
+    code_writers,
+    matches_anew,
+    returning_in_a_lane,
+)
 from tokencake_sglang.timewarp.forks import run_in_fork
 
 SYSTEMS = ("stock", "hicache-priority", "tokencake")
@@ -34,6 +40,16 @@ def test_the_same_run_gives_the_same_figures_to_the_last_digit(
     assert first["samples"] == second["samples"]
     assert first["figures"]["output_tokens"] == 2 * 6_464
     assert first["figures"]["hits"]["host_tokens"] > 0, "the pool was large enough: nothing tested"
+
+
+@pytest.mark.slow
+def test_an_application_does_not_return_from_the_one_before_it_in_its_lane(
+    forking_process: Callable[..., Any],
+) -> None:
+    result = forking_process(run_in_fork, returning_in_a_lane)
+    own, returning = result["own"], result["returning"]
+    assert returning == {name for name, before in own.items() if before}
+    assert len(set(result["waited"]) - returning) == 1, "the second application's first request"
 
 
 @pytest.mark.slow

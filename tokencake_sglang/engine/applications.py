@@ -23,8 +23,11 @@ DEMAND_SHARE = 1.0
 """Part of the pool that the working set's average demands may fill."""
 
 IDLE_S = 60.0
-"""An application that neither asks nor calls takes no part any more after so long, if a newcomer
-needs the room. Sooner, a short pause of its program would cost it its place."""
+"""For each of its turns an application that neither asks nor calls keeps its part for so long, even
+if a newcomer needs the room: the more often it came back, the longer it is expected to."""
+
+MOST_IDLE_S = 600.0
+"""It keeps its part in silence for no longer than this."""
 
 
 class Outside(StrEnum):
@@ -181,7 +184,8 @@ class Applications:
         self._over_quota.clear()
 
     def takes_part(self, agent: Agent) -> bool:
-        return not self.bounded or agent.key.application in self.working_set
+        """Whether its application is a member, or was one until it fell silent."""
+        return not self.bounded or self.working_set.has_entered(agent.key.application)
 
     def tenant_of(self, agent: Agent) -> str:
         """On whose account the agent's application runs: what the first of its open requests said."""
@@ -281,7 +285,7 @@ class Applications:
         )
 
     def _drop_idle_members(self, now_s: float, tenant: str | None = None) -> None:
-        """Whoever neither asks nor calls takes no part; when it is back, its age lets it in first.
+        """Whoever neither asks nor calls takes no part; when it is back, it does so at once.
 
         Args:
             tenant: only its members, where it is its quota that they fill.
@@ -290,12 +294,14 @@ class Applications:
             self.working_set.members if tenant is None else self.working_set.members_of(tenant)
         )
         for application in list(members):
+            agents = self.agents_in(application)
+            patience_s = min(IDLE_S * max(1, sum(agent.turns for agent in agents)), MOST_IDLE_S)
             if all(
                 agent.state in (AgentState.IDLE, AgentState.FINISHED)
-                and now_s - agent.last_event_s > IDLE_S
-                for agent in self.agents_in(application)
+                and now_s - agent.last_event_s > patience_s
+                for agent in agents
             ):
-                self.working_set.leave(application)
+                self.working_set.pause(application)
 
     def _tell(self, application: str, now_s: float) -> None:
         # A retracted one holds nothing and waits, until it is admitted anew.

@@ -43,7 +43,8 @@ class Replay:
         self.priorities = priorities
         self.declared_tokens = declared_tokens
         self.returning: set[str] = set()
-        """Requests sent that had others to wait for: turns of an agent that was away."""
+        """Requests sent that waited for others of their application. An application's first does
+        not return, even if it waited for another application's end: in lanes each does."""
         self.occupancy = Occupancy(workload, warp, interval_s=occupancy_interval_s)
         self.preemptions = Preemptions(warp.scheduler)
         self.stopwatch = Stopwatch(warp.scheduler)
@@ -88,7 +89,8 @@ class Replay:
         self._arm()
 
     def _dispatch(self, request: ReplayRequest) -> None:
-        if request.wait_for:
+        before = (self.workload.by_id[other].application for other in request.wait_for)
+        if request.application in before:
             self.returning.add(request.request_id)
         output = expand(request.output, VOCABULARY)
         declared = self.declared_tokens

@@ -15,7 +15,8 @@ from tokencake_sglang.timewarp.engine import Request, TimeWarp
 
 
 class FirstToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Seconds from queued to the first token, of requests that wait for others and of the rest.
+    """Seconds from queued to the first token, of requests that wait for others of their application
+    and of the rest.
 
     Untagged requests beside applications count as ``untagged`` alone.
     """

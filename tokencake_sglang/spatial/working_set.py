@@ -57,6 +57,9 @@ class WorkingSet:
     of footprints and its prompt ``kept_tokens``: what idles must find room on the device or the host,
     or it is computed again at each turn. An empty set takes anybody, so somebody always takes part.
 
+    A member may pause. It counts no more then, and its next turn enters without being asked for
+    room: what it has begun would otherwise wait behind newcomers' rules, turn by turn.
+
     ``quotas``: by tenant, the part of both that its own members and its newcomer's prompt have to
     fit. A tenant without any member may always have one, as far as the quota goes.
     """
@@ -65,10 +68,15 @@ class WorkingSet:
     kept_tokens: int
     members: dict[str, Member] = field(default_factory=dict)
     quotas: Mapping[str, float] = field(default_factory=dict)
+    _paused: set[str] = field(default_factory=set)
     _tenants: dict[str, str] = field(default_factory=dict)  # of members whose tenant has a quota
 
     def __contains__(self, application: str) -> bool:
         return application in self.members
+
+    def has_entered(self, application: str) -> bool:
+        """Whether it is a member or pauses."""
+        return application in self.members or application in self._paused
 
     def has_room(self, prompt_tokens: int, now_s: float) -> bool:
         """Whether there is room for an application with this first prompt, whosever it is."""
@@ -108,6 +116,7 @@ class WorkingSet:
     ) -> None:
         """Takes the application in, room or not; a member stays as it is."""
         if application not in self.members:
+            self._paused.discard(application)
             self.members[application] = Member(prompt_tokens, now_s, prompt_tokens)
             if tenant in self.quotas:
                 self._tenants[application] = tenant
@@ -125,6 +134,17 @@ class WorkingSet:
         if member is not None:
             member.footprint_tokens = footprint_tokens
 
+    def pause(self, application: str) -> None:
+        """Makes a member's room free and lets it enter again unasked."""
+        if application in self.members:
+            self._drop(application)
+            self._paused.add(application)
+
     def leave(self, application: str) -> None:
+        """Forgets the application: it would come back as a newcomer."""
+        self._drop(application)
+        self._paused.discard(application)
+
+    def _drop(self, application: str) -> None:
         self.members.pop(application, None)
         self._tenants.pop(application, None)
