@@ -143,3 +143,18 @@ def test_idle_members_of_the_tenant_make_room_and_those_of_others_stay(harness):
     assert running not in harness.finished
     assert list(harness.planner.applications.working_set.members) == ["o1", "h2"]
     harness.run(running)
+
+
+def test_whoever_comes_back_from_a_pause_is_not_bounded(harness):
+    harness.generate(prompt(1, 900), 4, FIRST)  # no call is announced
+    harness.at(harness.now_s + IDLE_S + 1.0)
+    second = harness.submit(prompt(3, 800), 100, of("half", "h2"))
+    harness.step(4)
+    working_set = harness.planner.applications.working_set
+    working_set.pause(FIRST.application)
+    assert not working_set.within_quota("half", 900, harness.now_s)
+    again = harness.submit(prompt(1, 900), 4, FIRST)
+    harness.step(8)
+    assert again in harness.finished
+    assert second not in harness.finished
+    harness.run(second)
