@@ -50,13 +50,13 @@ class Results:
         return groups
 
     def complete(self, cells: Iterable[str]) -> list[str]:
-        """Those of the cells in which every system has run that at least half of them have.
+        """Those of the cells in which every contender has run that at least half of them have.
 
         In a cell where a run was interrupted, best-stock would be the best of too few.
         """
         known: dict[str, set[str]] = {cell: set() for cell in cells}
         for cell, system in self.records:
-            if cell in known:
+            if cell in known and (system not in VARIANTS or is_oracle(system)):
                 known[cell].add(system)
         counts = Counter(system for systems in known.values() for system in systems)
         usual = {system for system, count in counts.items() if 2 * count >= len(known)}

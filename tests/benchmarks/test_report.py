@@ -181,6 +181,12 @@ class TestSweeps:
         results = Results([*lines, record("n/1-seed-3", "mori")])
         assert len(results.complete(results.cells)) == 5
 
+    def test_a_part_that_was_turned_off_on_most_cells_makes_no_other_incomplete(self):
+        lines = [line for seed in range(3) for line in self.of_seed(seed)]
+        parts = [record(f"n/1-seed-{seed}", "tokencake-no-order") for seed in range(2)]
+        results = Results([*lines, *parts])
+        assert len(results.complete(results.cells)) == 3
+
     def test_a_failure_makes_no_cell_incomplete(self):
         lines = [line for seed in range(3) for line in self.of_seed(seed)]
         failed = record("n/1-seed-2", "hicache", stock=True, error="Stuck")
