@@ -2,6 +2,7 @@
 
 import re
 import signal
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from tokencake_sglang.timewarp.forks import ChildFailed, map_in_forks
 
 LIMIT_S = 3600
 """Real seconds after which a run counts as failed."""
+
+MESSAGE_CHARACTERS = 500
+"""Of a failure's message, at most."""
 
 USUAL_S = 20.0
 """Taken for a run that nobody has done yet, in estimates."""
@@ -134,8 +138,9 @@ def _attempt(task: Task) -> Outcome | Failure:
     except TimeLimit as limit:
         return Failure(str(limit), retry=True)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded; refusals are SystemExit
-        # Without addresses: the same failure is the same text.
-        return Failure(re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}"))
+        # Without addresses: the same failure is the same text. SGLang's may have the whole tree.
+        message = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
+        return Failure(textwrap.shorten(message, MESSAGE_CHARACTERS, placeholder=" …"))
 
 
 def _too_long(*_: object) -> None:

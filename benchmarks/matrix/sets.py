@@ -221,19 +221,21 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "check": check,
 }
 
-_OF_SGLANG = "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-priority"
+_OF_SGLANG = (
+    "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-hrrn,hicache-spf,hicache-priority"
+)
 
 _FEW = (
-    "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,tokencake,reopen-lpm,kvflow,infercept,"
-    "oracle-age,oracle-tokencake"
+    "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-hrrn,hicache-spf,tokencake,"
+    "reopen-lpm,kvflow,infercept,oracle-age,oracle-tokencake"
 )
 """For the long sets, for which all systems would take many hours. Two oracles: where the tiers are
 small it is what they keep that counts, for which `oracle-age` has no rules of its own."""
 
 MATRIX = (
-    "lower-bound,stock,stock-*,hicache,hicache-lpm,hicache-dfs,hicache-tlru,hicache-priority,"
-    "tokencake,kvflow,continuum,thunderagent,infercept,mori,tokencake-paper,tokencake-repo,"
-    "oracle-age"
+    "lower-bound,stock,stock-*,hicache,hicache-lpm,hicache-dfs,hicache-hrrn,hicache-spf,"
+    "hicache-tlru,hicache-priority,tokencake,kvflow,continuum,thunderagent,infercept,mori,"
+    "tokencake-paper,tokencake-repo,oracle-age"
 )
 """SGLang's own settings, this extension, every rival and an oracle. (The ``eager`` settings are
 about limits that are not exact.) ``make bench-long`` adds this extension's halves and variants,
@@ -248,7 +250,7 @@ USUAL_SYSTEMS = {
     "standard": MATRIX,
     "load": _OF_DAGS,
     # Without the oracle, which knows lengths: what it reaches is its result where limits are exact.
-    "limits": "lower-bound,stock,hicache,hicache-lpm,hicache-dfs,hicache-priority,hicache-*eager,"
+    "limits": f"{_OF_SGLANG},hicache-*eager,"
     "tokencake,tokencake-no-headroom,reopen-lpm,kvflow,infercept,thunderagent",
     "noise": f"{_OF_DAGS},tokencake-temporal,oracle-tokencake-temporal",
     "noise-load": f"{_OF_SGLANG},tokencake,tokencake-temporal,oracle-tokencake-temporal",

@@ -48,6 +48,13 @@ SYSTEMS: dict[str, System] = {
         _stock("hicache", "SGLang's defaults with HiCache, write-through", True),
         _stock("hicache-lpm", "longest prefix match first", True, "--schedule-policy", "lpm"),
         _stock("hicache-dfs", "depth-first by weight", True, "--schedule-policy", "dfs-weight"),
+        _stock("hicache-hrrn", "highest response ratio next", True, "--schedule-policy", "hrrn"),
+        _stock(
+            "hicache-spf",
+            "shortest prefill first, which shares a step with a prompt in chunks",
+            True,
+            *("--schedule-policy", "shortest-prefill-first"),
+        ),
         _stock("hicache-tlru", "tail-optimised LRU", True, *_TLRU),
         _stock("hicache-priority", "critical agents' priority", True, *_PRIORITY, priorities=True),
         *(
