@@ -37,6 +37,7 @@ REQUIRED_ATTRIBUTES = (
     f"{_TREE_CORE}.inc_full_pin",
     f"{_TREE_CORE}.node_by_id",
     "sglang.srt.managers.schedule_policy:PrefillAdder._get_running_request_total_token_offset",
+    "sglang.srt.managers.schedule_policy:PrefillAdder._select_prefill_admission",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS",
 )
 

@@ -23,7 +23,7 @@ CONFIG_VARIABLE = "TOKENCAKE_CONFIG"
 VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
-Part = Literal["order", "working-set", "reopening", "headroom", "eviction", "uploads"]
+Part = Literal["order", "working-set", "reopening", "headroom", "sharing", "eviction", "uploads"]
 SWITCHES = ("temporal", "spatial")
 LISTS = ("critical_types", "without")
 """Written ``a,b`` in flags and variables."""
@@ -163,7 +163,7 @@ class TokencakeConfig:
         tuple[Part, ...],
         Field(
             description="parts that do nothing, to measure what they are worth: order, working-set, "
-            "reopening, headroom, eviction, uploads"
+            "reopening, headroom, sharing, eviction, uploads"
         ),
     ] = ()
     decision_log: Annotated[

@@ -27,6 +27,7 @@ VARIANTS: dict[str, System] = {
         _without("order", "the queue in SGLang's order"),
         _without("working-set", "no application waits outside"),
         _without("reopening", "admission tried again when SGLang does"),
+        _without("sharing", "a prompt in chunks has each step to itself"),
         _without("headroom", "room for answers by their declared limits"),
         _without("eviction", "SGLang's LRU evicts"),
         _without("uploads", "nothing uploaded before its request is admitted"),

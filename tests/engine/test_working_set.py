@@ -8,6 +8,7 @@ from tests.engine.scenarios import prompt, start_call
 from tokencake_sglang.agents.events import AgentFinish, ApplicationFinish, RequestBegin, RequestEnd
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.applications import IDLE_S
+from tokencake_sglang.spatial.order import PROMPT_TOKEN_S
 
 OLD = AgentTag(agent="o", application="old")
 NEW = AgentTag(agent="n", application="new")
@@ -89,9 +90,19 @@ def test_members_and_untagged_requests_pass_those_outside(taken, queued):
     taken.run(running, newcomer)
 
 
+def test_a_smaller_newcomer_passes_one_that_came_with_it(taken, queued):
+    running, larger = queued
+    smaller = taken.submit(prompt(6, 20), 2, AgentTag(agent="s", application="smaller"))
+    taken.step(6)
+    assert smaller in taken.finished
+    assert waiting(taken) == [larger]
+    taken.run(running, larger)
+
+
 def test_a_smaller_newcomer_does_not_pass_an_older_one(taken, queued):
-    """Whoever waits outside is overtaken by nobody who came later: so nobody starves."""
+    """By nobody who came later than its prompt weighs is it overtaken: so nobody starves."""
     running, older = queued
+    taken.at(taken.now_s + PROMPT_TOKEN_S * 900)
     younger = taken.submit(prompt(6, 20), 2, AgentTag(agent="y", application="younger"))
     untagged = taken.submit(prompt(5, 100), 2)
     taken.step(6)

@@ -3,7 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake_sglang.spatial.order import Queued, admission_order
+from tokencake_sglang.spatial.order import (
+    PROMPT_TOKEN_S,
+    Queued,
+    admission_order,
+    turn_to_enter_s,
+)
 
 queues = st.lists(
     st.none()
@@ -58,6 +63,32 @@ def test_a_critical_agent_does_not_overtake_an_older_application():
 
 def test_older_applications_go_before_younger_ones():
     assert admission_order([Queued(False, 3), Queued(False, 1)]) == [1, 0]
+
+
+def test_newcomers_enter_after_those_that_take_part():
+    newcomer, member = Queued(False, 1, outside=True), Queued(False, 3)
+    assert admission_order([newcomer, member]) == [1, 0]
+
+
+def test_of_newcomers_that_came_together_the_smallest_enters_first():
+    large, small = (
+        Queued(False, age, outside=True, enters_s=turn_to_enter_s(10.0, tokens))
+        for age, tokens in ((0, 5000), (1, 4000))
+    )
+    assert admission_order([large, small]) == [1, 0]
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 300.0), st.integers(1, 100_000)), min_size=2, max_size=8))
+def test_a_newcomer_is_passed_only_by_those_that_came_within_what_its_prompt_weighs(newcomers):
+    queue = [
+        Queued(False, age, outside=True, enters_s=turn_to_enter_s(came_s, tokens))
+        for age, (came_s, tokens) in enumerate(newcomers)
+    ]
+    order = admission_order(queue)
+    for position, place in enumerate(order):
+        came_s, tokens = newcomers[place]
+        for other in order[:position]:
+            assert newcomers[other][0] <= came_s + PROMPT_TOKEN_S * tokens
 
 
 def test_untagged_requests_keep_their_places():

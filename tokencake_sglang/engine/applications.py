@@ -12,6 +12,7 @@ from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.spatial.graph import DeclaredPaths
+from tokencake_sglang.spatial.order import turn_to_enter_s
 from tokencake_sglang.spatial.paths import Place, RemainingPaths
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 from tokencake_sglang.spatial.working_set import WorkingSet
@@ -39,9 +40,15 @@ class Outside(StrEnum):
 
 @dataclass(slots=True)
 class _Account:
-    """What an application adds to its tenant's: tokens of running requests, and open requests."""
+    """What an application adds to its tenant's: tokens of running requests, and open requests.
+
+    ``came_s``: when the first of its open requests did. ``enters_s``: when it is its turn to enter
+    the working set, once that has been asked.
+    """
 
     tenant: str
+    came_s: float
+    enters_s: float | None = None
     tokens: int = 0
     requests: int = 0
 
@@ -99,7 +106,7 @@ class Applications:
     def request_began(self, agent: Agent, now_s: float) -> None:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
-            self._accounts[agent.key.application] = _Account(tenant)
+            self._accounts[agent.key.application] = _Account(tenant, now_s)
         self._note_turns(agent.key.application, now_s)
         self._tell(agent.key.application, now_s)
 
@@ -186,6 +193,15 @@ class Applications:
     def takes_part(self, agent: Agent) -> bool:
         """Whether its application is a member, or was one until it fell silent."""
         return not self.bounded or self.working_set.has_entered(agent.key.application)
+
+    def enters_s(self, agent: Agent, prompt_tokens: int, now_s: float) -> float:
+        """When it is a newcomer's turn to enter, by the prompt of which this was asked first."""
+        account = self._accounts.get(agent.key.application)
+        if account is None:
+            return turn_to_enter_s(now_s, prompt_tokens)
+        if account.enters_s is None:
+            account.enters_s = turn_to_enter_s(account.came_s, prompt_tokens)
+        return account.enters_s
 
     def tenant_of(self, agent: Agent) -> str:
         """On whose account the agent's application runs: what the first of its open requests said."""

@@ -97,6 +97,8 @@ class Planner(RankPlanner):
         )
         self.headroom = Headroom(self.agent_of)
         self.orders = "order" not in config.without
+        self.queue: list[Req] = []
+        """At the last ``order``, which precedes each attempt at admission."""
         self._found_over_quota = False
         if config.temporal_on:
             if self.copies is not None:
@@ -257,6 +259,7 @@ class Planner(RankPlanner):
         return any(self.agent_of(req) is not None for req in waiting_queue)
 
     def order(self, waiting_queue: "list[Req]") -> None:
+        self.queue = waiting_queue
         if self.config.spatial_on:
             self.applications.look_at_queue()
             if self.orders:
@@ -267,8 +270,11 @@ class Planner(RankPlanner):
             return None
         from tokencake_sglang.engine.admission import reserving_adder
         from tokencake_sglang.engine.headroom import headroom_adder
+        from tokencake_sglang.engine.prefill_share import sharing_adder
         from tokencake_sglang.engine.working_set import working_set_adder
 
+        if "sharing" not in self.config.without:
+            base = sharing_adder(base, self)
         if "headroom" not in self.config.without:
             base = headroom_adder(base, self.headroom)
         return reserving_adder(working_set_adder(base, self), self)

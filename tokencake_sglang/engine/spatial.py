@@ -243,14 +243,17 @@ class SpatialExecutor:
 
     def _queued(self, agent: Agent, req: "Req", applications: "Applications") -> Queued:
         began_s, remaining_s = applications.path_of(agent)
+        outside = not applications.takes_part(agent)
+        tokens = len(req.origin_input_ids)
         return Queued(
             critical=self.is_critical(agent),
             application_order=agent.application_order,
             began_s=began_s,
             remaining_s=remaining_s,
-            outside=not applications.takes_part(agent),
+            outside=outside,
+            enters_s=applications.enters_s(agent, tokens, self._now_s) if outside else 0.0,
             tenant=applications.tenant_of(agent),
-            tokens=len(req.origin_input_ids),
+            tokens=tokens,
         )
 
     def _urgent(self, waiting_queue: "list[Req]", queue: "list[Queued | None]") -> set[int]:

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
 
+PROMPT_TOKEN_S = 0.002
+"""A token of a newcomer's first prompt, in seconds of waiting: a choice, not a measurement. Sixteen
+coding sessions of first prompts of 19,000 tokens (median) are done in about ten times as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -12,7 +16,8 @@ class Queued:
 
     ``began_s``: when its turn did. ``remaining_s``: what its application is expected to take from
     there on, None if nothing is known. ``outside``: its application takes no part yet
-    (``working_set``). ``tokens``: of its prompt.
+    (``working_set``); ``enters_s`` says when it is its turn (``turn_to_enter_s``). ``tokens``: of its
+    prompt.
     """
 
     critical: bool
@@ -20,8 +25,18 @@ class Queued:
     began_s: float = 0.0
     remaining_s: float | None = None
     outside: bool = False
+    enters_s: float = 0.0
     tenant: str = DEFAULT_TENANT
     tokens: int = 0
+
+
+def turn_to_enter_s(came_s: float, prompt_tokens: int) -> float:
+    """When it is a newcomer's turn, beside others': when it came, and later the more it brings.
+
+    Of what its application will take in all nothing is known yet but its first prompt. It is passed
+    by those that come less than ``PROMPT_TOKEN_S * prompt_tokens`` after it, and by nobody else.
+    """
+    return came_s + PROMPT_TOKEN_S * prompt_tokens
 
 
 def admission_order(
@@ -34,8 +49,8 @@ def admission_order(
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
     Untagged requests keep their places, except ``urgent`` ones, which go before all others. In the
-    places of tagged ones, applications that take part come first, and then by age, so that they
-    finish instead of taking turns. Within an application critical agents come first, then, if
+    places of tagged ones, applications that take part come first, by age, so that they finish
+    instead of taking turns; then newcomers, by ``enters_s``. Within an application critical agents come first, then, if
     anything is known of its remaining paths, the smallest ``began_s - remaining_s`` (nothing known
     counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical
     agents are not put first across applications: an old application would wait for a young one
@@ -53,12 +68,14 @@ def admission_order(
         request.application_order for request in tagged.values() if request.remaining_s is not None
     }
 
-    def rank(place: int) -> tuple[int, bool, float, int]:
+    def rank(place: int) -> tuple[float, int, bool, float, int]:
         request = tagged[place]
+        enters_s = request.enters_s if request.outside else 0.0
         start_by_s = 0.0
         if request.application_order in with_paths:
             start_by_s = request.began_s - (request.remaining_s or 0.0)
-        return (request.application_order, not request.critical, start_by_s, place)
+        application = (enters_s, request.application_order)
+        return (*application, not request.critical, start_by_s, place)
 
     chosen: list[int] = []
     for outside in (False, True):

@@ -1,0 +1,89 @@
+"""Short prompts beside one in chunks of 512, on a real scheduler with a pool of 2,048 tokens."""
+
+import pytest
+
+from tests.engine.scenarios import prompt
+from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.engine import prefill_share
+
+LONG = AgentTag(agent="long", application="app")
+SHORT = AgentTag(agent="short", application="app")
+
+
+@pytest.fixture
+def chunked(harness) -> str:
+    """A prompt of three chunks, of which the first is done."""
+    long = harness.submit(prompt(1, 1500), 4, LONG)
+    harness.step()
+    assert harness.scheduler.chunked_req is not None
+    return long
+
+
+def admitted(harness) -> set[str]:
+    scheduler = harness.scheduler
+    batches = (scheduler.running_batch, scheduler.last_batch)
+    return {req.rid for batch in batches if batch is not None for req in batch.reqs}
+
+
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_done(harness, chunked):
+    short = harness.submit(prompt(2, 100), 4, SHORT)
+    harness.step()
+    assert harness.scheduler.chunked_req is not None
+    assert short in admitted(harness)
+    harness.run(chunked, short)
+
+
+def test_without_the_part_it_waits(harness, chunked, monkeypatch):
+    monkeypatch.setattr(prefill_share, "shared_tokens", lambda *_, **__: 0)
+    short = harness.submit(prompt(2, 100), 4, SHORT)
+    harness.step()
+    assert short not in admitted(harness)
+    harness.run(chunked, short)
+
+
+def test_an_untagged_prompt_waits_as_ever(harness, chunked):
+    short = harness.submit(prompt(2, 100), 4)
+    harness.step()
+    assert short not in admitted(harness)
+    harness.run(chunked, short)
+
+
+def test_one_of_a_newcomer_gets_nothing(harness, chunked, monkeypatch):
+    """What waits outside the working set would take a step's part and not be admitted."""
+    monkeypatch.setattr(harness.planner.applications.working_set, "device_tokens", 1500)
+    newcomer = harness.submit(prompt(2, 100), 4, AgentTag(agent="n", application="new"))
+    harness.step()
+    assert newcomer not in admitted(harness)
+    assert harness.scheduler.chunked_req.extend_end == 1024
+    harness.run(chunked, newcomer)
+
+
+def test_one_that_does_not_fit_a_steps_part_waits(harness, chunked):
+    large = harness.submit(prompt(2, 300), 4, SHORT)
+    harness.step()
+    assert large not in admitted(harness)
+    assert harness.scheduler.chunked_req.extend_end == 1024
+    harness.run(chunked, large)
+
+
+def test_the_long_ones_rest_is_kept_free(harness):
+    """SGLang takes it for granted: admitted beside it, the short ones would have taken it."""
+    long = harness.submit(prompt(1, 1900), 4, LONG)
+    harness.step()
+    short = [
+        harness.submit(prompt(seed, 100), 40, AgentTag(agent=f"s{seed}", application="app"))
+        for seed in range(2, 6)
+    ]
+    harness.run(long, *short)
+
+
+@pytest.mark.parametrize("tokens", [700, 1500])
+def test_answers_are_the_same_beside_others_and_alone(harness, tokens):
+    seeds = (2, 3)
+    alone = [harness.generate(prompt(1, tokens), 6, LONG)]
+    alone += [harness.generate(prompt(seed, 100), 6, SHORT) for seed in seeds]
+    harness.start_over()
+    long = harness.submit(prompt(1, tokens), 6, LONG)
+    harness.step()
+    short = [harness.submit(prompt(seed, 100), 6, SHORT) for seed in seeds]
+    assert harness.run(long, *short) == alone
