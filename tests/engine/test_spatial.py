@@ -60,6 +60,25 @@ def test_pins_of_one_partition_stay_within_its_quota(harness):
     assert harness.decisions("unpin") == [("r0", "quota"), ("r1", "quota")]
 
 
+def test_of_pins_that_share_a_quota_the_one_used_last_gives_way(harness):
+    tags = [AgentTag(agent=f"r{i}", application="app", critical=True) for i in range(3)]
+    for tag, call_s, seed in zip(tags, (20.0, 300.0), (23, 24), strict=False):
+        turn(harness, tag, seed, tokens=350)
+        start_call(harness, tag, call_s)
+    turn(harness, tags[2], seed=25, tokens=350)
+    assert harness.decisions("unpin") == [("r1", "quota")]
+
+
+def test_the_pin_that_is_used_last_lets_go_first(harness):
+    tags = [AgentTag(agent=f"r{i}", application="app", critical=True) for i in range(3)]
+    for tag, call_s, seed in zip(tags, (20.0, 300.0, 100.0), (23, 24, 25), strict=True):
+        turn(harness, tag, seed, tokens=200)
+        start_call(harness, tag, call_s)
+    while harness.planner.spatial.drop_one_pin(harness.now_s, "test"):
+        pass
+    assert [agent for agent, _ in harness.decisions("unpin")] == ["r1", "r2", "r0"]
+
+
 def test_a_type_with_a_quota_has_its_own_partition(harness):
     small = AgentTag(agent="s", application="app", agent_type="small", critical=True)
     turn(harness, small, seed=30, tokens=80)
@@ -86,9 +105,9 @@ def test_pins_of_one_tenant_stay_within_its_quota_whatever_their_partition(harne
     assert harness.decisions("unpin") == []
     start_call(harness, critical("h0", "half"), 300.0)  # nothing of the application is open
     turn(harness, critical("h1", "half"), seed=36, tokens=280)
-    assert harness.decisions("unpin") == [("small", "tenant_quota")]
+    assert harness.decisions("unpin") == [("h0", "tenant_quota")]
     turn(harness, critical("h2", "half"), seed=37, tokens=200)
-    assert harness.decisions("unpin")[1:] == [("h0", "tenant_quota")]
+    assert harness.decisions("unpin")[1:] == [("small", "tenant_quota")]
     assert harness.cache.pin_count == 3
 
 

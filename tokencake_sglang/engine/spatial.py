@@ -11,10 +11,11 @@ from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident, pin_holder
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.spatial.order import Queued, admission_order
-from tokencake_sglang.spatial.partition import Partitions
+from tokencake_sglang.spatial.partition import Need, Partitions
+from tokencake_sglang.temporal.next_use import seconds_to_next_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sglang.srt.managers.schedule_batch import Req
 
@@ -78,16 +79,16 @@ class SpatialExecutor:
                 "--tokencake-without working-set to have them",
                 dict(config.tenant_quotas),
             )
-        self.tenant_quotas = config.tenant_quotas
-        self.partitions = Partitions(int(config.reserve_max * pool_tokens), config.quotas)
+        self.partitions = Partitions(
+            int(config.reserve_max * pool_tokens), config.quotas, config.tenant_quotas
+        )
         self.critical_types = frozenset(config.critical_types)
         self.critical_waiting = 0
         """Critical requests in the queue at the last ``order``, which precedes each admission."""
         self._pinned: dict[tuple[str, AgentKey], Resident] = {}  # by pin holder, oldest pin first
-        # By pin holder, on whose account its turn ran, if that tenant has a quota.
-        self._pin_tenants: dict[tuple[str, AgentKey], str] = {}
         self._critical: dict[AgentKey, Resident] = {}
-        self._waiting_need_tokens = 0
+        self._tenants: dict[AgentKey, str] = {}  # on whose account critical agents' last turns ran
+        self._waiting_needs: list[Need] = []
         self._now_s = 0.0
         self.idle_pin_s = config.hold_timeout_s
         self.untagged_waiting = False
@@ -104,13 +105,14 @@ class SpatialExecutor:
     # -- pins ---------------------------------------------------------------------------------
 
     def turn_ended(self, resident: Resident, now_s: float, tenant: str) -> None:
-        """Pins a critical agent's new path within the quotas of its partition and of its tenant,
-        older pins giving way."""
+        """Pins a critical agent's new path within the quotas of its partition and of its tenant;
+        pins that are used later give way."""
         agent = resident.agent
         if not self.is_critical(agent) or self.partitions.reserve_tokens == 0:
             self.left(resident, now_s, "not_critical")
             return
         self._critical[agent.key] = resident
+        self._tenants[agent.key] = tenant
         bounds = self._bounds(resident, tenant)
         path_tokens = self.cache.pinned_tokens([], also=resident.leaf_id)
         for bound in bounds:
@@ -129,19 +131,18 @@ class SpatialExecutor:
                 self.cache.pinned_tokens([o.pin_holder for o in others], also=resident.leaf_id)
                 > bound.tokens
             ):
-                self.unpin(others.pop(0), now_s, bound.name)
+                latest = self._used_last(others, now_s)
+                others.remove(latest)
+                self.unpin(latest, now_s, bound.name)
         if self.cache.pin(resident.pin_holder, resident.leaf_id):
             self._pinned.pop(resident.pin_holder, None)
             self._pinned[resident.pin_holder] = resident
-            self._pin_tenants.pop(resident.pin_holder, None)  # its application may have another now
-            if tenant in self.tenant_quotas:
-                self._pin_tenants[resident.pin_holder] = tenant
             self.log.record(now_s, agent.key, Action.PIN, "critical", resident.tokens)
 
     def _bounds(self, resident: Resident, tenant: str) -> "list[_Bound]":
         """On what is pinned beside the resident's path: its partition's, and its tenant's if there
         is one."""
-        partition_of, tenants = self.partitions.partition_of, self._pin_tenants
+        partition_of, tenants = self.partitions.partition_of, self._tenants
         partition = partition_of(resident.agent.agent_type)
         bounds = [
             _Bound(
@@ -150,16 +151,15 @@ class SpatialExecutor:
                 lambda other: partition_of(other.agent.agent_type) == partition,
             )
         ]
-        if tenant in self.tenant_quotas:
-            tokens = int(self.tenant_quotas[tenant] * self.partitions.reserve_tokens)
+        tokens = self.partitions.tenant_quota_tokens(tenant)
+        if tokens is not None:
             bounds.append(
-                _Bound("tenant_quota", tokens, lambda pin: tenants.get(pin.pin_holder) == tenant)
+                _Bound("tenant_quota", tokens, lambda pin: tenants[pin.agent.key] == tenant)
             )
         return bounds
 
     def unpin(self, resident: Resident, now_s: float, reason: str) -> None:
         if self._pinned.pop(resident.pin_holder, None) is not None:
-            self._pin_tenants.pop(resident.pin_holder, None)
             self.cache.unpin(resident.pin_holder)
             self.log.record(now_s, resident.agent.key, Action.UNPIN, reason)
 
@@ -167,6 +167,7 @@ class SpatialExecutor:
         """The agent is critical no more: finished, forgotten, or tagged otherwise."""
         self._critical.pop(resident.agent.key, None)
         self.unpin(resident, now_s, reason)
+        self._tenants.pop(resident.agent.key, None)
 
     def step(self, now_s: float) -> None:
         """Unpins agents that neither stopped at a call nor came back: nobody expects them."""
@@ -178,18 +179,30 @@ class SpatialExecutor:
                 self.unpin(resident, now_s, "idle")
 
     def drop_one_pin(self, now_s: float, reason: str) -> bool:
-        """Unpins the agent pinned longest ago; False when nothing is pinned."""
-        resident = next(iter(self._pinned.values()), None)
-        if resident is None:
+        """Unpins the agent whose KV is used last; False when nothing is pinned."""
+        if not self._pinned:
             return False
-        self.unpin(resident, now_s, reason)
+        self.unpin(self._used_last(self._pinned.values(), now_s), now_s, reason)
         return True
+
+    @staticmethod
+    def _used_last(pinned: "Iterable[Resident]", now_s: float) -> Resident:
+        """The one whose next use is farthest, as eviction has it; of several the oldest pin."""
+        return max(
+            pinned,
+            key=lambda resident: seconds_to_next_use(
+                now_s,
+                has_request=bool(resident.agent.rids),
+                expected=resident.expected,
+                last_event_s=resident.agent.last_event_s,
+            ),
+        )
 
     def clear(self) -> None:
         """The tree was reset, and every pin with it."""
         self._pinned.clear()
-        self._pin_tenants.clear()
         self._critical.clear()
+        self._tenants.clear()
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -197,35 +210,60 @@ class SpatialExecutor:
         """What a request that is not critical must leave free.
 
         As much of the reserve as critical agents need that wait, or will be back within
-        ``RETURN_HORIZON_S``: what nobody needs soon is lent to everybody.
+        ``RETURN_HORIZON_S``, within their types' and tenants' quotas: what nobody needs soon is lent
+        to everybody.
         """
         if self.partitions.reserve_tokens == 0:
             return 0
         soon_s = self._now_s + RETURN_HORIZON_S
-        needed = self._waiting_need_tokens
-        for resident in self._critical.values():
+        needs = list(self._waiting_needs)
+        for key, resident in self._critical.items():
             if resident.return_s is not None and resident.return_s <= soon_s:
-                needed += resident.tokens + GROWTH_TOKENS
-        if needed == 0:
+                tokens = resident.tokens + GROWTH_TOKENS
+                needs.append(Need(resident.agent.agent_type, self._tenants[key], tokens))
+        if not needs:
             return 0
-        held = self.cache.pinned_tokens(list(self._pinned))
+        partition_of = self.partitions.partition_of
+        return self.partitions.withheld_tokens(
+            needs,
+            held_by_partition=self._held(running, lambda agent: partition_of(agent.agent_type)),
+            held_by_tenant=self._held(running, lambda agent: self._tenants.get(agent.key)),
+        )
+
+    def _held(
+        self, running: "Sequence[Req]", part_of: "Callable[[Agent], str | None]"
+    ) -> dict[str, int]:
+        """Device tokens that critical agents hold, pinned or running, by ``part_of``; what pins of
+        one part share counts once."""
+        holders: dict[str, list[tuple[str, AgentKey]]] = {}
+        for holder, resident in self._pinned.items():
+            part = part_of(resident.agent)
+            if part is not None:
+                holders.setdefault(part, []).append(holder)
+        held = {part: self.cache.pinned_tokens(pins) for part, pins in holders.items()}
         for req in running:
             agent = self.agent_of(req)
-            if agent is not None and self.is_critical(agent):
+            if agent is None or not self.is_critical(agent):
+                continue
+            part = part_of(agent)
+            if part is not None:
                 pinned = self._pinned.get(pin_holder(agent.key))
                 tokens = len(req.origin_input_ids) + len(req.output_ids)
-                held += max(0, tokens - (pinned.tokens if pinned is not None else 0))
-        return self.partitions.withheld_tokens(held, needed)
+                beside = max(0, tokens - (pinned.tokens if pinned is not None else 0))
+                held[part] = held.get(part, 0) + beside
+        return held
 
     def order(self, waiting_queue: "list[Req]", applications: "Applications", now_s: float) -> None:
         """Sorts the queue in place, and notes what its critical requests need."""
         self._now_s = now_s
         queue: list[Queued | None] = []
-        self._waiting_need_tokens = 0
+        self._waiting_needs = []
         for req in waiting_queue:
             agent = self.agent_of(req)
             if agent is not None and self.is_critical(agent):
-                self._waiting_need_tokens += len(req.origin_input_ids) + GROWTH_TOKENS
+                tokens = len(req.origin_input_ids) + GROWTH_TOKENS
+                tenant = applications.tenant_of(agent)
+                self._waiting_needs.append(Need(agent.agent_type, tenant, tokens))
             queue.append(None if agent is None else self._queued(agent, req, applications))
         self.untagged_waiting = None in queue
         outside = (request.tenant for request in queue if request is not None and request.outside)
