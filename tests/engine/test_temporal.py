@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from tests.engine.scenarios import (
     AGENT,
     PATH_TOKENS,
@@ -13,7 +15,7 @@ from tests.engine.scenarios import (
     tiers,
 )
 from tokencake_sglang.agents.events import AgentFinish
-from tokencake_sglang.agents.identity import AgentTag
+from tokencake_sglang.agents.identity import AgentKey, AgentTag
 from tokencake_sglang.engine.temporal import LOOK_INTERVAL_S
 
 
@@ -141,6 +143,40 @@ def test_a_copy_waits_for_the_room_that_others_were_promised(harness, monkeypatc
     del harness.planner.committed_tokens
     harness.settle()
     assert harness.cache.is_insured(leaf)
+
+
+@pytest.fixture
+def uncopied(harness, monkeypatch) -> dict[str, int]:
+    """Agents whose KV has no host copy, and their leaves; there is no room for a copy yet."""
+    monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)
+    monkeypatch.setattr(harness.planner, "committed_tokens", lambda *_: 1 << 30)
+    leaves = {}
+    for seed, (name, tokens) in enumerate((("soon", 600), ("small", 100), ("late", 600)), start=14):
+        harness.generate(prompt(seed, tokens), 8, AgentTag(agent=name, application="app"))
+        leaves[name] = harness.planner.residents[AgentKey("app", name)].leaf_id
+    return leaves
+
+
+def stall(harness, **calls_s: float) -> None:
+    for name, call_s in calls_s.items():
+        start_call(harness, AgentTag(agent=name, application="app"), call_s)
+    harness.settle()
+
+
+def test_what_is_used_last_is_copied_first(harness, uncopied, monkeypatch):
+    stall(harness, soon=10.0, small=60.0, late=300.0)
+    assert not any(map(harness.cache.is_insured, uncopied.values()))
+    monkeypatch.undo()
+    monkeypatch.setattr(harness.cache, "write_through_threshold", 1 << 30)
+    harness.settle()
+    assert [agent for agent, _ in harness.decisions("insure")] == ["late", "small", "soon"]
+
+
+def test_one_for_which_there_is_no_room_holds_up_nobody(harness, uncopied, monkeypatch):
+    stall(harness, soon=10.0, small=60.0, late=300.0)
+    monkeypatch.setattr(harness.planner, "committed_tokens", lambda *_: 2048 - 600)
+    harness.settle()
+    assert [agent for agent, _ in harness.decisions("insure")] == ["small"]
 
 
 def test_a_finished_agent_is_given_up_first(harness):

@@ -1,5 +1,6 @@
 """Applies the temporal policy to the cache: insure, expect, and what eviction has taken."""
 
+import heapq
 from collections import Counter
 from collections.abc import Callable
 
@@ -20,6 +21,9 @@ from tokencake_sglang.temporal.returns import Return, Returns
 LOOK_INTERVAL_S = 0.05
 """In each such piece of time one agent is expected anew, the one whose time came first: a look is
 the dearest thing that a step does without moving anything. Of a crowd the others wait."""
+
+INSURES_TRIED = 4
+"""Of agents whose KV is to be copied, how many are tried in a step if there is no room for it."""
 
 
 class TemporalExecutor:
@@ -225,8 +229,13 @@ class TemporalExecutor:
         if not self._looks:
             return
         while self._uninsured:
-            resident = next(iter(self._uninsured.values()))
-            if not self._insure(resident, now_s, keep_free_tokens):
+            # Evicted first is what is used last: that is worth a copy most.
+            last_used = heapq.nlargest(
+                INSURES_TRIED,
+                self._uninsured.values(),
+                key=lambda resident: (resident.return_s or 0.0, -resident.agent.seen_order),
+            )
+            if not any(self._insure(each, now_s, keep_free_tokens) for each in last_used):
                 break
         if (loaded := self.uploads.finish_piece(now_s)) is not None:
             self._set_alarms(loaded)
