@@ -202,7 +202,12 @@ def rows(sets: Mapping[str, Results], folder: Path) -> list[Row]:
     if standard:
         found += [_short_gaps(standard), *_effective_kv(standard)]
     if sessions:
-        found += [*_exact_hints(sessions), _no_hints(sessions), _returning_in_crowds(sessions)]
+        floors = _json(folder / "first_token_floor.json")
+        found += [
+            *_exact_hints(sessions, floors),
+            _no_hints(sessions),
+            _returning_in_crowds(sessions),
+        ]
     found += [_retractions(sets), _rivals(sets), _distance_to_oracle(sets)]
     found += [*_planner(folder / "planner_cost.json"), _untagged(folder / "untagged_cost.json")]
     return [row for row in found if row is not None]
@@ -307,9 +312,13 @@ def _effective_kv(standard: Results) -> Iterator[Row]:
         )
 
 
-def _exact_hints(sessions: Results) -> Iterator[Row]:
+def _exact_hints(sessions: Results, floors: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
     """The committed slice's, and the drawn ones together. With copies that take no time, which has
-    been run of the slice, nothing is left to hide: what hiding can bring at most."""
+    been run of the slice, nothing is left to hide: what hiding can bring at most.
+
+    Args:
+        floors: by cell what first tokens would take if each turn were alone on the server.
+    """
     of_slice, free = "claude_code-16/exact", "claude_code-16/free-copies"
     cells = (of_slice, "claude_code-16-drawn/exact-*")
     what = "Sixteen sessions, exact hints"
@@ -325,6 +334,7 @@ def _exact_hints(sessions: Results) -> Iterator[Row]:
         unhindered = sessions.value(free, WHOLE, metric)
         if best and unhindered:
             others["the slice with copies that take no time"] = [unhindered / best]
+        others["each turn alone on the server"] = _floors(sessions, cells, metric, floors)
         yield Row(
             f"{what}: {metric.title.removesuffix(', s')}, of `{BEST_STOCK}`'s",
             f"≤ {most:g}" + (" each" if len(mine) > 1 else ""),
@@ -362,6 +372,32 @@ def _exact_hints(sessions: Results) -> Iterator[Row]:
             late <= 0.05 * (in_time + late) and wasted <= 0.05 * uploads,
             f"{counts['upload.no_room']} times no room",
         )
+
+
+def _floors(
+    sessions: Results,
+    patterns: Sequence[str],
+    metric: Metric,
+    floors: Mapping[str, Mapping[str, float]],
+) -> list[float]:
+    """Of each point the floor as a multiple of best-stock's, as ``ratios`` has a system's."""
+    found = []
+    for pattern in patterns:
+        multiples = [
+            floors[cell][metric.path[-1]] / best
+            for cell in sessions.cells
+            if fnmatch.fnmatch(cell, pattern)
+            and cell in floors
+            and (best := sessions.value(cell, BEST_STOCK, metric))
+        ]
+        if multiples:
+            found.append(geometric_mean(multiples))
+    return found
+
+
+def _json(file: Path) -> Any:
+    """What the file holds; nothing where it is missing."""
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _no_hints(sessions: Results) -> Row | None:

@@ -66,15 +66,26 @@ def test_one_that_does_not_fit_a_steps_part_waits(harness, chunked):
     harness.run(chunked, large)
 
 
-def test_the_long_ones_rest_is_kept_free(harness):
-    """SGLang takes it for granted: admitted beside it, the short ones would have taken it."""
-    long = harness.submit(prompt(1, 1900), 4, LONG)
+def test_there_is_never_a_second_prompt_in_chunks(harness, chunked):
+    """SGLang keeps track of one: what does not fit into the part is passed over."""
+    large = harness.submit(prompt(2, 300), 4, AgentTag(agent="large", application="app"))
+    short = harness.submit(prompt(3, 100), 4, SHORT)
     harness.step()
-    short = [
-        harness.submit(prompt(seed, 100), 40, AgentTag(agent=f"s{seed}", application="app"))
-        for seed in range(2, 6)
-    ]
-    harness.run(long, *short)
+    assert short in admitted(harness)
+    assert large not in admitted(harness)
+    harness.run(chunked, large, short)
+
+
+def test_the_long_ones_rest_is_kept_free(harness, chunked):
+    """SGLang takes it for granted. What waits ahead of the short one, untagged, would take it."""
+    greedy = harness.submit(prompt(2, 100), 900)
+    short = harness.submit(prompt(3, 100), 4, SHORT)
+    harness.step()
+    chunk = harness.scheduler.chunked_req
+    assert chunk is not None
+    assert chunk.extend_end < 1024, "nothing was left to others, which this test is about"
+    assert greedy not in admitted(harness)
+    harness.run(chunked, greedy, short)
 
 
 @pytest.mark.parametrize("tokens", [700, 1500])
