@@ -174,7 +174,7 @@ def test_what_is_used_last_is_copied_first(harness, uncopied, monkeypatch):
 
 def test_one_for_which_there_is_no_room_holds_up_nobody(harness, uncopied, monkeypatch):
     stall(harness, soon=10.0, small=60.0, late=300.0)
-    monkeypatch.setattr(harness.planner, "committed_tokens", lambda *_: 2048 - 600)
+    monkeypatch.setattr(harness.planner, "committed_tokens", lambda *_: 2048 - 400)
     harness.settle()
     assert [agent for agent, _ in harness.decisions("insure")] == ["small"]
 
