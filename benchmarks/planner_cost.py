@@ -5,8 +5,10 @@ the planner's own work: ``Planner.step`` and the ticks that it received since th
 with no agent known, once with a thousand that are in tool calls: of lengths from seconds to
 minutes, half of them declared, so that some are due every second; each that returns takes a turn
 and stops at the next call. Their KV fills the device pool and, for the greater part, is on the host
-only. And once more with a host tier that is full, so that what is copied has to be chosen; without
-the working set, which would keep out those who do not fit. What is measured in one process does not depend on the other: each is a fork of its own.
+only. So short are their contexts that a forward hides their load, and none is uploaded: once more
+with longer ones, in pools as much larger. And once with a host tier that is full, so that what is
+copied has to be chosen; without the working set, which would keep out those who do not fit. What is
+measured in one process does not depend on the other: each is a fork of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.planner_cost
 """
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
 OUTPUT = Path(__file__).parent / "results" / "planner_cost.json"
 
-NO_AGENTS, STALLED, HOST_FULL = "no agents", "stalled", "stalled, host tier full"
+NO_AGENTS, STALLED = "no agents", "stalled"
+LONG, HOST_FULL = "stalled, long contexts", "stalled, host tier full"
 
 MOST_MEAN_US = {NO_AGENTS: 5.0, STALLED: 50.0}
 """Bars: mean microseconds a step."""
@@ -389,6 +392,12 @@ def main() -> None:
     full = replace(
         load, host_tokens=300_000, flags=(*load.flags, "--tokencake-without", "working-set")
     )
+    long = replace(
+        load,
+        prompt=4096,
+        pool_tokens=8 * load.pool_tokens,
+        host_tokens=8 * load.host_tokens,
+    )
     preload()
     report = {
         "machine": this_machine.description(),
@@ -396,6 +405,7 @@ def main() -> None:
         "steps": {
             NO_AGENTS: run_in_fork(measure_steps, load, 0),
             STALLED: run_in_fork(measure_steps, load, load.agents),
+            LONG: run_in_fork(measure_steps, long, long.agents),
             HOST_FULL: run_in_fork(measure_steps, full, full.agents),
         },
         "memory": run_in_fork(measure_memory, load),

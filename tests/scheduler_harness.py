@@ -175,7 +175,9 @@ class SchedulerHarness:
         self.planner.log.tokens.clear()
         if (temporal := getattr(self.planner, "temporal", None)) is not None:
             temporal.durations_known(DurationModel(temporal.returns.durations.default_s))
-            temporal.step_gap.longest_s = 0.0  # of the last test's steps
+            temporal.step_gap.longest_s = temporal.step_gap.forward_s = (
+                0.0  # of the last test's steps
+            )
 
     def finish_everything(self) -> None:
         """Ends all requests and forgets all agents, as time would."""

@@ -1,5 +1,7 @@
 """Uploads ahead of a return, in pieces, and holds, on a real scheduler."""
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -226,3 +228,58 @@ def test_a_hold_is_kept_while_its_upload_would_be_wanted(harness, monkeypatch, e
     harness.step()
     assert resident.return_s == harness.now_s + 60.0
     assert harness.decisions("unhold") == unholds
+
+
+LINK_TOKENS_PER_S = 127_157
+
+
+@pytest.fixture
+def slow_link(harness, monkeypatch):
+    """Between an H200 and its host, for Qwen2.5-14B; the test's model has far less KV a token."""
+    uploads = harness.planner.temporal.uploads
+    timing = dataclasses.replace(uploads.timing, link_tokens_per_s=LINK_TOKENS_PER_S)
+    monkeypatch.setattr(uploads, "timing", timing)
+
+
+def return_beside_forwards(harness, forwards_of_tokens: int) -> list[int]:
+    """The agent's call and return, beside forwards that take as long as the load of so many tokens.
+
+    Returns the tokens of each piece that was uploaded.
+    """
+    forward_s = (forwards_of_tokens + 1.5) / LINK_TOKENS_PER_S
+    context = stalled_agent(harness, predicted_s=10.0)
+    fill_pool(harness)
+    returns_s = harness.now_s + 9.9
+    harness.at(returns_s - 40 * forward_s)
+    running = harness.submit(prompt(98, 100), 60)
+    harness.step()
+    while harness.now_s < returns_s:
+        harness.at(harness.now_s + forward_s)
+        harness.step()
+    pieces = [d.tokens for d in harness.planner.log.recent if d.action == "upload"]
+    finish_calls(harness, AGENT)
+    returning = harness.submit(context + [7] * 40, 4, AGENT)
+    harness.run(returning, running)
+    assert harness.cached_tokens[returning] == PATH_TOKENS, "loaded at admission, if not before"
+    return pieces
+
+
+def test_what_a_forward_hides_is_not_uploaded(harness, slow_link):
+    """It is loaded layer by layer at admission, and the record of the return says so."""
+    assert return_beside_forwards(harness, forwards_of_tokens=PATH_TOKENS) == []
+    (record,) = [d for d in harness.planner.log.recent if d.action == "return"]
+    assert record.reason == "load_hidden"
+
+
+def test_an_upload_ends_where_a_forward_hides_the_rest(harness, slow_link):
+    pieces = return_beside_forwards(harness, forwards_of_tokens=PATH_TOKENS - 200)
+    assert len(pieces) == 1
+    assert 200 < pieces[0] < PATH_TOKENS
+    (record,) = [d for d in harness.planner.log.recent if d.action == "return"]
+    assert record.reason == "load_hidden"
+
+
+def test_an_upload_goes_on_where_a_forward_hides_less_than_the_rest(harness, slow_link):
+    pieces = return_beside_forwards(harness, forwards_of_tokens=100)
+    assert len(pieces) > 1
+    assert sum(pieces) >= PATH_TOKENS - 100

@@ -32,6 +32,12 @@ def test_an_upload_ends_its_lead_before_it_should_be_complete():
     assert math.isclose(start_s, 98.8, abs_tol=1e-4)
 
 
+def test_a_forward_hides_what_the_link_carries_meanwhile():
+    timing = UploadTiming(link_tokens_per_s=LINK_TOKENS_PER_S, lead_s=0.2)
+    assert timing.hidden_tokens(0.02) == 2543
+    assert timing.hidden_tokens(0.0) == 0, "nothing is known of forwards"
+
+
 def test_the_quantile_is_the_part_of_holding_in_both_costs():
     assert upload_quantile(1.0, 1.0) == 0.5, "equal costs: the median"
     assert upload_quantile(1.0, 3.0) == CRITICAL_QUANTILE == 0.25

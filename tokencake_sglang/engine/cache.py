@@ -444,5 +444,10 @@ class TokencakeCache(UnifiedRadixCache):
         return sum(nodes.values())
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """On this rank, all layers: what the link carries for a token."""
+        return self.cache_controller.mem_pool_host.size_per_token
+
+    @property
     def pin_count(self) -> int:
         return len(self._pins)

@@ -242,8 +242,11 @@ class Planner(RankPlanner):
             keep_free_tokens = committed_tokens + GROWTH_TOKENS * (
                 len(running) + (chunked is not None)
             )
+            # Until SGLang filters its batch, requests that have ended are still in it.
+            goes_on = chunked is not None or any(not req.finished() for req in running)
             self.temporal.step(
                 self.now_s,
+                forward=goes_on,
                 queue_waits=bool(waiting_queue),
                 keep_free_tokens=max(keep_free_tokens, int(UPLOAD_HEADROOM * self.pool_tokens)),
             )

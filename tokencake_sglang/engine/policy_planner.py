@@ -241,10 +241,10 @@ class PolicyPlanner(RankPlanner):
         return asking_adder(base, self)
 
     def _look_at(self, waiting_queue: "list[Req]", running: "list[Req]") -> None:
-        self._step_gap.tell(self.now_s)
         self.queue = [self.request_of(req) for req in waiting_queue]
         # Until SGLang filters its batch, requests whose end the policy was told are still in it.
         self.running = [self.request_of(req) for req in running if not req.finished()]
+        self._step_gap.tell(self.now_s, forward=bool(self.running))
         for request, req in zip(self.queue, waiting_queue, strict=True):
             if request.admitted_s is not None and req.retraction_count > request.retractions:
                 request.retractions = req.retraction_count

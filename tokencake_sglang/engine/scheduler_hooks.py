@@ -70,7 +70,7 @@ class SchedulerHooks:
             self.config,
             cache,
             pool_tokens=scheduler.max_total_num_tokens,
-            kv_bytes_per_token=cache.cache_controller.mem_pool_host.size_per_token,
+            kv_bytes_per_token=cache.kv_bytes_per_token,
             writes_log=writes_log,
             by_priority=scheduler.enable_priority_scheduling,
         )

@@ -6,6 +6,7 @@ LONGEST_STEP_S = 5.0
 """A longer silence is not a step: no tick was sent because no call was open."""
 
 DECAY = 0.9
+"""How fast the longest and the shortest of late are forgotten, by each time between two stamps."""
 
 
 @dataclass(slots=True)
@@ -15,12 +16,35 @@ class StepGap:
     longest_s: float = 0.0
     last_s: float = 0.0
     """When the last step was."""
+    forward_s: float = 0.0
+    """Seconds that a step with a forward took at least, of late; 0 while nothing is known."""
+    _forwards: int = 0  # since the last stamp
+    _idle: bool = True  # whether a step since then had none: the time was not theirs alone
 
-    def tell(self, now_s: float) -> None:
-        """Once a step. Stamps are the only clock: steps are measured by the ticks between them."""
+    def tell(self, now_s: float, *, forward: bool) -> None:
+        """Once a step. Stamps are the only clock: steps are measured by the ticks between them.
+
+        Args:
+            forward: whether one is under way.
+        """
         gap_s, self.last_s = now_s - self.last_s, now_s
-        if 0.0 < gap_s < LONGEST_STEP_S:
-            self.longest_s = max(gap_s, DECAY * self.longest_s)
+        if gap_s > 0.0:
+            if gap_s < LONGEST_STEP_S:
+                self.longest_s = max(gap_s, DECAY * self.longest_s)
+                if self._forwards and not self._idle:
+                    self._note_forward(gap_s / self._forwards)
+            self._forwards, self._idle = 0, False
+        if forward:
+            self._forwards += 1
+        else:
+            self._idle = True
+
+    def _note_forward(self, took_s: float) -> None:
+        # The mean would count the prefills of others for a returning agent's own.
+        if self.forward_s == 0.0:
+            self.forward_s = took_s
+        else:
+            self.forward_s = min(took_s, self.forward_s / DECAY)
 
 
 def piece_tokens(least: int, link_tokens_per_s: float, step_s: float) -> int:

@@ -145,7 +145,10 @@ class TemporalExecutor:
         if device + host == 0 or gap.missing_tokens:
             reason = "fetched_at_admission" if storage_tokens else "lost"
         elif loaded_tokens or host >= self.cache.load_back_threshold:
-            reason = "upload_late" if gap.upload_wanted else "not_uploaded"
+            if self.uploads.is_hidden(max(loaded_tokens, host)):
+                reason = "load_hidden"
+            else:
+                reason = "upload_late" if gap.upload_wanted else "not_uploaded"
         elif gap.uploaded_tokens and self.cache.is_uploading(resident.leaf_id):
             reason = "upload_late"
         else:
@@ -214,14 +217,18 @@ class TemporalExecutor:
 
     # -- each step ----------------------------------------------------------------------------
 
-    def step(self, now_s: float, *, queue_waits: bool, keep_free_tokens: int) -> None:
+    def step(
+        self, now_s: float, *, forward: bool, queue_waits: bool, keep_free_tokens: int
+    ) -> None:
         """Copies and uploads what is due; called once per scheduler step.
 
         Args:
+            forward: whether a forward is under way.
             queue_waits: whether requests wait in the queue.
             keep_free_tokens: slots that a transfer must leave free or evictable.
         """
-        self.step_gap.tell(now_s)
+        self.step_gap.tell(now_s, forward=forward)
+        self.uploads.forwards_take(self.step_gap.forward_s)
         if self._evicted:
             self._note_evictions(now_s)
         if self._lost:

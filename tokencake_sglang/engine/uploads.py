@@ -48,14 +48,24 @@ class Uploads:
         self._again_s = 0.0  # after a refusal: nobody is asked before
         self._kept_back = "off"  # why the last step started nothing, although something was due
         self._uploading: Resident | None = None
+        self._least_tokens = cache.load_back_threshold  # fewer are not worth an upload
 
     # -- when and what ------------------------------------------------------------------------
 
     def see_where_it_is(self, resident: Resident) -> None:
         """Asks the tree how much of the path is on the host only; changes only ``resident``."""
         resident.host_only_tokens = self.cache.host_only_tokens(resident.leaf_id)
-        worth_a_load = resident.host_only_tokens >= self.cache.load_back_threshold
+        worth_a_load = resident.host_only_tokens >= self._least_tokens
         resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
+
+    def forwards_take(self, forward_s: float) -> None:
+        """Once a step: what a forward of that length hides is not worth an upload."""
+        hidden_tokens = self.timing.hidden_tokens(forward_s)
+        self._least_tokens = max(self.cache.load_back_threshold, hidden_tokens)
+
+    def is_hidden(self, tokens: int) -> bool:
+        """Whether so many tokens are loaded at admission without anybody's waiting for them."""
+        return tokens < self._least_tokens
 
     def start_s(self, resident: Resident, tokens: int) -> float:
         """When the upload of ``tokens`` must start to be complete when the agent needs it."""
@@ -122,7 +132,11 @@ class Uploads:
             keep_free_tokens: slots that a transfer must leave free or evictable.
         """
         for key in self._starts.pop_due(now_s + step_gap_s):
-            resident = self._due[key] = self.residents[key]
+            resident = self.residents[key]
+            if self.is_hidden(resident.host_only_tokens):  # forwards take longer than when planned
+                resident.residence = Residence.DEVICE
+                continue
+            self._due[key] = resident
             if resident.gap is not None and resident.gap.upload_due_s is None:
                 resident.gap.upload_due_s = now_s
             self._again_s = now_s  # the new one may be smaller, or more urgent

@@ -36,3 +36,12 @@ class UploadTiming:
     def start_s(self, upload_by_s: float, host_tokens: int) -> float:
         """When the upload of ``host_tokens`` must start that should be complete by then."""
         return upload_by_s - host_tokens / self.link_tokens_per_s - self.lead_s
+
+    def hidden_tokens(self, forward_s: float) -> int:
+        """How much SGLang's layer-wise load hides at admission: nobody waits for it longer.
+
+        Layer l of L computes once it and its load are done, both at an even pace. A forward of F
+        seconds so ends with a load of C after ``max(F + C / L, C + F / L)``: up to C = F the wait is
+        for the first layer alone.
+        """
+        return int(forward_s * self.link_tokens_per_s)

@@ -51,7 +51,7 @@ class CostModel:
         self._bytes_per_s = (
             hardware.memory_bytes_per_s * hardware.memory_efficiency * bandwidth_scale
         )
-        self._load_bytes_per_s = hardware.host_to_device_bytes_per_s * link_scale
+        self.load_bytes_per_s = hardware.host_to_device_bytes_per_s * link_scale
         self._backup_bytes_per_s = hardware.device_to_host_bytes_per_s * link_scale
 
     def forward_s(self, batch: Sequence[Work]) -> float:
@@ -86,7 +86,7 @@ class CostModel:
 
     def load_s(self, tokens: int) -> float:
         """Seconds to copy the KV of ``tokens`` from host to device."""
-        return self._copy_s(tokens, self._load_bytes_per_s)
+        return self._copy_s(tokens, self.load_bytes_per_s)
 
     def backup_s(self, tokens: int) -> float:
         """Seconds to copy the KV of ``tokens`` from device to host."""

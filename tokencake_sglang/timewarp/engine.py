@@ -85,7 +85,9 @@ class TimeWarp:
             pool_tokens=pool_tokens,
             host_tokens=host_tokens,
             page_size=page_size,
+            kv_bytes_per_token=cost.model.kv_bytes_per_token,
             flags=[
+                *self._link_flags(flags),
                 *("--chunked-prefill-size", str(chunked_prefill_tokens)),
                 *("--max-running-requests", str(max_running_requests)),
                 *(() if overlap else ("--disable-overlap-schedule",)),
@@ -98,6 +100,12 @@ class TimeWarp:
         )
         self._attach()
         self.front_door = self._front_door() if rank.number == 0 else None
+
+    def _link_flags(self, flags: Sequence[str]) -> Sequence[str]:
+        """The extension is told the link's speed, as after a calibration, unless ``flags`` say it."""
+        if "--enable-tokencake" not in flags:
+            return ()
+        return ("--tokencake-link-bytes-per-s", repr(self.cost.load_bytes_per_s))
 
     # -- what a driver does -------------------------------------------------------------------
 
