@@ -100,6 +100,13 @@ class TokencakeConfig:
             "to fill; others are not bounded"
         ),
     ] = Field(default_factory=dict)
+    untagged_weight: Annotated[
+        Weight | None,
+        Field(
+            description="untagged requests together have a share of the KV pool by this weight, as a "
+            "tenant has; without it they keep the places that SGLang gives them"
+        ),
+    ] = None
     untagged_first_token_s: Annotated[
         PositiveSeconds | None,
         Field(

@@ -24,6 +24,18 @@ VARIANTS: dict[str, System] = {
         _variant(
             "reserve", "with a reserve of a tenth of the pool", "--tokencake-reserve-max", "0.1"
         ),
+        _variant(
+            "chat-weight",
+            "with untagged requests as one tenant, of the agents' weight",
+            "--tokencake-untagged-weight",
+            "1",
+        ),
+        _variant(
+            "chat-target",
+            "with a target of 2 s for untagged requests' first token",
+            "--tokencake-untagged-first-token-s",
+            "2",
+        ),
         _without("order", "the queue in SGLang's order"),
         _without("working-set", "no application waits outside"),
         _without("reopening", "admission tried again when SGLang does"),

@@ -15,6 +15,7 @@ from matplotlib import pyplot
 RETURN_REASONS = {
     "resident": ("on the device all the time", "tab:green"),
     "uploaded_in_time": ("uploaded in time", "yellowgreen"),
+    "load_hidden": ("load hidden by a forward", "darkseagreen"),
     "upload_late": ("upload late", "gold"),
     "not_uploaded": ("loaded at admission", "lightsteelblue"),
     "lost": ("computed again", "tab:red"),

@@ -518,13 +518,14 @@ def _planner(file: Path) -> Iterator[Row]:
     for name, what, most in (
         ("no agents", "Planner, nobody known", 5),
         ("stalled", "Planner, 1,000 stalled agents", 50),
+        ("stalled, long contexts", "Planner, 1,000 stalled agents of 4,096 tokens each", 50),
     ):
         us, loads = steps[name]["step_and_ticks_us"], steps[name].get("of_which_sglangs_loads_us")
         of_loads = loads["mean"] if loads else 0.0
         yield Row(
             f"{what}: µs a step, mean",
             f"≤ {most}",
-            f"{us['mean']:.0f} (median {us['median']:.0f})",
+            f"{us['mean']:.1f} (median {us['median']:.1f})",
             us["mean"] <= most,
             f"SGLang's own loads {of_loads:.0f}" if of_loads else "",
         )

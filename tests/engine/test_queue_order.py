@@ -7,6 +7,7 @@ from tokencake_sglang.agents.events import ApplicationFinish, ApplicationStart, 
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.spatial.graph import NODE_S
 from tokencake_sglang.spatial.paths import SETTLE_S, Place
+from tokencake_sglang.spatial.shares import UNTAGGED
 
 
 def waiting(harness) -> list[str]:
@@ -60,6 +61,69 @@ def test_when_all_is_over_no_tenant_is_kept(harness):
     harness.run(*rids)
     harness.finish_everything()
     assert not harness.planner.applications.shares._accounts
+
+
+@pytest.fixture
+def untagged_weight(harness, monkeypatch):
+    """Makes untagged requests a tenant, as ``untagged_weight`` does, for one test."""
+
+    def weigh(weight: float) -> None:
+        monkeypatch.setitem(harness.planner.applications.shares.weights, UNTAGGED, weight)
+
+    yield weigh
+    harness.finish_everything()
+    harness.step(2)
+    accounts = harness.planner.applications.shares._accounts
+    assert all(account.running_tokens == account.requests == 0 for account in accounts.values())
+    accounts.clear()
+
+
+def test_untagged_requests_that_are_a_tenant_go_first_when_agents_hold_more(
+    harness, untagged_weight
+):
+    untagged_weight(1.0)
+    running = harness.submit(prompt(3, 1400), 200, of("old", "long"))
+    harness.step(5)
+    agents = harness.submit(prompt(4, 600), 4, of("old", "second"))
+    chat = harness.submit(prompt(5, 600), 4)
+    harness.step(3)
+    assert waiting(harness) == [agents, chat]  # equal so far
+    harness.at(harness.now_s + 1.0)
+    third = look_again(harness)
+    assert waiting(harness) == [chat, agents, third]
+    harness.run(running, agents, chat, third)
+
+
+def test_agents_go_before_untagged_requests_that_hold_more(harness, untagged_weight):
+    untagged_weight(1.0)
+    harness.generate(prompt(2, 100), 4, of("old", "first"))
+    running = harness.submit(prompt(3, 1400), 200)
+    harness.step(5)
+    chat = harness.submit(prompt(5, 600), 4)
+    agents = harness.submit(prompt(4, 600), 4, of("old", "second"))
+    harness.step(3)
+    harness.at(harness.now_s + 1.0)
+    third = look_again(harness)
+    assert waiting(harness) == [agents, chat, third], "the third by turns"
+    harness.run(running, agents, chat, third)
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_both_hold_the_pool_in_proportion_while_both_ask_for_it(harness, untagged_weight, weight):
+    """Three requests fit at a time, each for 0.4 s; whoever asked first makes no difference."""
+    untagged_weight(weight)
+    harness.generate(prompt(2, 100), 4, of("old", "first"))
+    agents = [harness.submit(prompt(100 + n, 560), 40, of("old", f"a{n}")) for n in range(24)]
+    chat = [harness.submit(prompt(200 + n, 560), 40) for n in range(24)]
+    held = {True: 0.0, False: 0.0}
+    harness.step()
+    while set(agents) & set(waiting(harness)) and set(chat) & set(waiting(harness)):
+        harness.at(harness.now_s + 0.01)
+        harness.step()
+        for req in harness.scheduler.running_batch.reqs:
+            held[req.rid in chat] += len(req.origin_input_ids) + len(req.output_ids)
+    assert held[True] / held[False] == pytest.approx(weight, rel=0.25)
+    harness.run(*agents, *chat)
 
 
 @pytest.fixture

@@ -185,6 +185,15 @@ def test_a_lapsed_call_is_followed_by_ticks_too(stalled):
     assert stalled.door.needs_ticks()
 
 
+@pytest.mark.parametrize("watched", [{}, {"untagged_weight": 2.0}, {"untagged_first_token_s": 3.0}])
+def test_where_untagged_requests_are_watched_beside_tagged_ones_ticks_are_needed(watched):
+    bench = Bench(**watched)
+    bench.door.request_begin(CODER, "r")
+    assert bench.door.needs_ticks() is bool(watched)
+    bench.door.request_end("r")
+    assert not bench.door.needs_ticks()
+
+
 def test_no_ticks_are_needed_when_nobody_is_known(bench):
     bench.now_s += 1000.0
     assert not bench.door.needs_ticks()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tokencake_sglang.spatial import shares as shares_module
 from tokencake_sglang.spatial.order import Queued, admission_order
+from tokencake_sglang.spatial.shares import UNTAGGED
 
 
 class Shares(shares_module.Shares):
@@ -101,6 +102,15 @@ def test_who_still_holds_something_is_not_forgotten():
     assert shares.virtual_s("aborted", 50.0) == 100
 
 
+def test_of_two_queues_the_head_whose_tenant_is_less_ahead_goes_first():
+    shares = Shares({UNTAGGED: 2.0})
+    agents = [("a", 100, 0), ("b", 300, 1), ("a", 100, 2)]
+    chat = [(UNTAGGED, 100, 3), (UNTAGGED, 100, 4), (UNTAGGED, 100, 5)]
+    # Charged after each: a 100, untagged 50, b 300, untagged 100; b stood before the second of a.
+    assert shares.merged(agents, chat, 0.0) == [0, 1, 3, 4, 2, 5]
+    assert shares.merged([], chat, 0.0) == [3, 4, 5]
+
+
 requests = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4000)), max_size=20).map(
     lambda drawn: [(tenant, tokens, i) for i, (tenant, tokens) in enumerate(drawn)]
 )
@@ -113,6 +123,14 @@ def test_everybody_is_placed_once_and_a_tenants_own_order_stays(requests, weight
     for wanted in "abc":
         own = [number for tenant, _, number in requests if tenant == wanted]
         assert [number for number in order if number in own] == own
+
+
+@given(requests, st.lists(st.integers(1, 4000), max_size=9), st.floats(0.1, 10.0))
+def test_merged_queues_keep_their_orders(agents, chat, weight):
+    behind = [(UNTAGGED, tokens, len(agents) + i) for i, tokens in enumerate(chat)]
+    order = Shares({UNTAGGED: weight}).merged(agents, behind, 0.0)
+    assert [number for number in order if number < len(agents)] == list(range(len(agents)))
+    assert [number for number in order if number >= len(agents)] == [n for _, _, n in behind]
 
 
 @given(
@@ -158,6 +176,26 @@ class TestOrder:
         ]
         assert admission_order(queue, shares=shares, now_s=10.0) == [1, 0]
         assert admission_order(queue) == [0, 1]
+
+    def test_untagged_requests_are_a_tenant_only_where_they_are_to_be_one(self):
+        shares = Shares({UNTAGGED: 1.0})
+        shares.update("busy", 0.0, running_tokens=100, active=True)
+        shares.update(UNTAGGED, 0.0, running_tokens=1, active=True)
+        queue = [
+            Queued(False, 1, tenant="busy", tokens=10),
+            Queued(False, 0, tenant="busy", tokens=10),
+            None,
+        ]
+        assert admission_order(queue, shares=shares, now_s=10.0) == [1, 0, 2]
+        as_tenant = {"untagged_tokens": {2: 10}, "now_s": 10.0}
+        assert admission_order(queue, shares=shares, **as_tenant) == [2, 1, 0]
+
+    def test_an_urgent_request_goes_first_of_a_tenant_too(self):
+        queue = [Queued(False, 0, tokens=10), None, None]
+        order = admission_order(
+            queue, urgent={2}, shares=Shares({UNTAGGED: 0.1}), untagged_tokens={1: 10, 2: 10}
+        )
+        assert order == [2, 0, 1]
 
     def test_untagged_requests_that_waited_too_long_go_before_all(self):
         queue = [Queued(False, 0), None, Queued(False, 1), None]

@@ -14,7 +14,7 @@ from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.spatial.graph import DeclaredPaths
 from tokencake_sglang.spatial.order import turn_to_enter_s
 from tokencake_sglang.spatial.paths import Place, RemainingPaths
-from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
+from tokencake_sglang.spatial.shares import DEFAULT_TENANT, UNTAGGED, Shares, Tenant
 from tokencake_sglang.spatial.working_set import WorkingSet
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Applications:
         residents: the agents that have KV in the tree.
         pool_tokens: of the device.
         kept_tokens: what both tiers can hold between them.
-        weights: of tenants.
+        weights: of tenants; with one of ``UNTAGGED`` untagged requests are one, too.
         quotas: of tenants, as parts of the pool.
         bounded: whether newcomers wait outside while there is no room for them.
     """
@@ -77,7 +77,7 @@ class Applications:
         *,
         pool_tokens: int,
         kept_tokens: int,
-        weights: Mapping[str, float],
+        weights: Mapping[Tenant, float],
         quotas: Mapping[str, float],
         bounded: bool = True,
     ) -> None:
@@ -100,6 +100,8 @@ class Applications:
         self._newcomer_tokens: int | None = None
         self._over_quota: dict[str, int] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
+        self._untagged_rids: list[str] = []  # of those that run, and what these hold
+        self._untagged_tokens = self._untagged_requests = 0
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -182,6 +184,20 @@ class Applications:
             self._tell(application, now_s)
             if len(left) <= self._asked(application):
                 self._ended.discard(application)  # else one was aborted and runs for another step
+
+    def look_at_untagged(
+        self, waiting: "Iterable[Req]", running: "Iterable[Req]", now_s: float
+    ) -> None:
+        """Once a step, where untagged requests are a tenant: no event tells of them."""
+        held = [req for req in running if self.agent_of(req) is None and not req.finished()]
+        requests = len(held) + sum(self.agent_of(req) is None for req in waiting)
+        tokens = self._untagged_tokens
+        if (rids := [req.rid for req in held]) != self._untagged_rids:
+            self._untagged_rids, tokens = rids, self._held_tokens(held)
+        more = tokens - self._untagged_tokens, requests - self._untagged_requests
+        if more != (0, 0):
+            self.shares.add(UNTAGGED, now_s, tokens=more[0], requests=more[1])
+            self._untagged_tokens, self._untagged_requests = tokens, requests
 
     # -- admission ----------------------------------------------------------------------------
 

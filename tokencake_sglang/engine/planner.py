@@ -16,6 +16,7 @@ from tokencake_sglang.engine.storage import StorageFetches
 from tokencake_sglang.engine.temporal import TemporalExecutor
 from tokencake_sglang.engine.uploads import Uploads
 from tokencake_sglang.observability.decisions import Action
+from tokencake_sglang.spatial.shares import UNTAGGED, Tenant
 from tokencake_sglang.temporal.duration import DurationModel
 from tokencake_sglang.temporal.returns import learn
 from tokencake_sglang.temporal.upload import UploadTiming
@@ -82,6 +83,10 @@ class Planner(RankPlanner):
             copies=self.copies,
             is_critical=self.spatial.is_critical,
         )
+        weights: dict[Tenant, float] = {}
+        weights.update(config.tenants)
+        if config.untagged_weight is not None:
+            weights[UNTAGGED] = config.untagged_weight
         self.applications = Applications(
             cache,
             self.agent_of,
@@ -90,7 +95,7 @@ class Planner(RankPlanner):
             self.residents,
             pool_tokens=self.pool_tokens,
             kept_tokens=self._kept_tokens(),
-            weights=config.tenants,
+            weights=weights,
             quotas=config.tenant_quotas,
             # Where there are priorities SGLang preempts whoever is in the way of a higher one.
             bounded="working-set" not in config.without and not self.by_priority,
@@ -228,7 +233,10 @@ class Planner(RankPlanner):
     ) -> None:
         self.eviction.tell(self.now_s)
         if self.config.spatial_on:
-            self.applications.step(running if chunked is None else [*running, chunked], self.now_s)
+            admitted = running if chunked is None else [*running, chunked]
+            self.applications.step(admitted, self.now_s)
+            if UNTAGGED in self.applications.shares.weights:
+                self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
         if not self.residents:
             return
         if self.config.spatial_on:

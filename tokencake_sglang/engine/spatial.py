@@ -12,6 +12,7 @@ from tokencake_sglang.engine.residents import Resident, pin_holder
 from tokencake_sglang.observability.decisions import Action, DecisionLog
 from tokencake_sglang.spatial.order import Queued, admission_order
 from tokencake_sglang.spatial.partition import Need, Partitions
+from tokencake_sglang.spatial.shares import UNTAGGED
 from tokencake_sglang.temporal.next_use import seconds_to_next_use
 
 if TYPE_CHECKING:
@@ -64,12 +65,11 @@ class SpatialExecutor:
                 "--tokencake-reserve-max 0.1 would reserve a tenth of the KV pool",
                 dict(config.quotas),
             )
-        if (config.tenants or config.untagged_first_token_s) and not (
-            config.spatial_on and "order" not in config.without
-        ):
+        rules = (config.tenants, config.untagged_weight, config.untagged_first_token_s)
+        if any(rules) and not (config.spatial_on and "order" not in config.without):
             logger.warning(
-                "tokencake: tenants and untagged_first_token_s are rules for the queue's order, which "
-                "this server leaves to SGLang; drop --tokencake-spatial off and "
+                "tokencake: tenants, untagged_weight and untagged_first_token_s are rules for the "
+                "queue's order, which this server leaves to SGLang; drop --tokencake-spatial off and "
                 "--tokencake-without order to have them"
             )
         if config.tenant_quotas and not (config.spatial_on and "working-set" not in config.without):
@@ -271,10 +271,18 @@ class SpatialExecutor:
         self.critical_waiting = sum(request is not None and request.critical for request in queue)
         urgent = self._urgent(waiting_queue, queue)  # always: they wait from now on
         if any(request is not None for request in queue):
+            untagged_tokens = None
+            if UNTAGGED in applications.shares.weights:
+                untagged_tokens = {
+                    place: len(waiting_queue[place].origin_input_ids)
+                    for place, request in enumerate(queue)
+                    if request is None
+                }
             order = admission_order(
                 queue,
                 urgent=urgent,
                 shares=applications.shares,
+                untagged_tokens=untagged_tokens,
                 now_s=self._now_s,
             )
             waiting_queue[:] = [waiting_queue[place] for place in order]

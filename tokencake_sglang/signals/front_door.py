@@ -75,7 +75,9 @@ class FrontDoor:
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )
-        self._watches_untagged = config.untagged_first_token_s is not None
+        self._watches_untagged = (
+            config.untagged_first_token_s is not None or config.untagged_weight is not None
+        )
         self._ticks_after_call_s = config.hold_timeout_s + HOLD_MARGIN_S
         self._send = send
         self._clock = clock
@@ -158,7 +160,7 @@ class FrontDoor:
 
     def needs_ticks(self) -> bool:
         """Whether a rank waits for time to pass: a call is open, an upload held, an agent known, or
-        it has to see how long untagged requests have waited beside tagged ones."""
+        it has to see how long untagged requests have waited beside tagged ones, or held memory."""
         if self.table.open_calls or (self._watches_untagged and self.table.open_requests):
             return True
         if self._last_call_s is None and not self.table:

@@ -1,9 +1,9 @@
 """The order in which queued requests are admitted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tokencake_sglang.spatial.shares import DEFAULT_TENANT, Shares
+from tokencake_sglang.spatial.shares import DEFAULT_TENANT, UNTAGGED, Shares
 
 PROMPT_TOKEN_S = 0.002
 """A token of a newcomer's first prompt, in seconds of waiting: a choice, not a measurement. Sixteen
@@ -44,12 +44,13 @@ def admission_order(
     *,
     urgent: Collection[int] = (),
     shares: Shares | None = None,
+    untagged_tokens: Mapping[int, int] | None = None,
     now_s: float = 0.0,
 ) -> list[int]:
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
-    Untagged requests keep their places, except ``urgent`` ones, which go before all others. In the
-    places of tagged ones, applications that take part come first, by age, so that they finish
+    Untagged requests keep their places, unless they are a tenant (``untagged_tokens``), and except
+    ``urgent`` ones, which go before all others. In the places of tagged ones, applications that take part come first, by age, so that they finish
     instead of taking turns; then newcomers, by ``enters_s``. Within an application critical agents come first, then, if
     anything is known of its remaining paths, the smallest ``began_s - remaining_s`` (nothing known
     counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical
@@ -58,6 +59,8 @@ def admission_order(
 
     Args:
         shares: decides between tenants; each one's applications stay in order of age.
+        untagged_tokens: the prompts of untagged requests by their places, if ``shares`` decides
+            between these and the tagged ones as well; their own order stays.
     """
     goes_first = {place for place in urgent if queue[place] is None}
     order = [place for place in range(len(queue)) if place not in goes_first]
@@ -84,6 +87,19 @@ def admission_order(
             named = ((tagged[place].tenant, tagged[place].tokens, place) for place in group)
             group = list(shares.interleaved(named, now_s))
         chosen += group
-    for i, place in zip(positions, chosen, strict=True):
-        order[i] = place
+    if shares is not None and untagged_tokens is not None:
+        order = list(
+            shares.merged(
+                [(tagged[place].tenant, tagged[place].tokens, place) for place in chosen],
+                [
+                    (UNTAGGED, untagged_tokens[place], place)
+                    for place in order
+                    if place not in tagged
+                ],
+                now_s,
+            )
+        )
+    else:
+        for i, place in zip(positions, chosen, strict=True):
+            order[i] = place
     return sorted(goes_first) + order

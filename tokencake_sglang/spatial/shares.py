@@ -9,9 +9,15 @@ the pool in proportion to their weights; what one leaves unused the others have.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 DEFAULT_TENANT = ""
 """Of applications that name none."""
+
+UNTAGGED: Final = None
+"""The tenant of all requests without a tag, where they are one."""
+
+Tenant = str | None
 
 ADMITTED_S = 10.0
 """For how long a request that is placed ahead is charged, until what it really holds is known."""
@@ -36,11 +42,11 @@ class Shares:
         weights: of tenants; whoever is not named weighs 1.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[Tenant, float]) -> None:
         self.weights = dict(weights)
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[Tenant, _Account] = {}
 
-    def add(self, tenant: str, now_s: float, *, tokens: int, requests: int) -> None:
+    def add(self, tenant: Tenant, now_s: float, *, tokens: int, requests: int) -> None:
         """The tenant's requests hold ``tokens`` more from now on, or fewer, and it has ``requests``
         more of them, queued or running.
 
@@ -55,7 +61,7 @@ class Shares:
         account.running_tokens += tokens
         account.requests += requests
 
-    def virtual_s(self, tenant: str, now_s: float) -> float:
+    def virtual_s(self, tenant: Tenant, now_s: float) -> float:
         """The tenant's virtual time, in token-seconds per weight. Changes nothing."""
         account = self._accounts.get(tenant)
         if account is None:
@@ -63,13 +69,15 @@ class Shares:
         held_s = max(0.0, now_s - account.since_s)
         return account.virtual_s + account.running_tokens * held_s / self._weight(tenant)
 
-    def interleaved(self, requests: Iterable[tuple[str, int, int]], now_s: float) -> Sequence[int]:
+    def interleaved(
+        self, requests: Iterable[tuple[Tenant, int, int]], now_s: float
+    ) -> Sequence[int]:
         """Numbers of requests, in the order to admit them.
 
         Args:
             requests: tenant, prompt tokens and number of each; of one tenant they keep their order.
         """
-        queues: dict[str, list[tuple[int, int]]] = {}
+        queues: dict[Tenant, list[tuple[int, int]]] = {}
         for tenant, tokens, number in requests:
             queues.setdefault(tenant, []).append((tokens, number))
         if len(queues) < 2:
@@ -89,6 +97,31 @@ class Shares:
                 charged = virtual_s + tokens * ADMITTED_S / self._weight(tenant)
                 heapq.heapreplace(heads, (charged, place, tenant, index + 1))
         return order
+
+    def merged(
+        self,
+        first: Sequence[tuple[Tenant, int, int]],
+        second: Sequence[tuple[Tenant, int, int]],
+        now_s: float,
+    ) -> Sequence[int]:
+        """Numbers of both sequences' requests, each in its own order: of the two that are next, the
+        one goes first whose tenant is less ahead. The arguments are as in ``interleaved``."""
+        charged: dict[Tenant, float] = {}
+        ahead, behind = list(reversed(first)), list(reversed(second))
+        order = []
+        while ahead or behind:
+            heads = [queue for queue in (ahead, behind) if queue]
+            queue = min(heads, key=lambda queue: self._ahead(queue[-1], charged, now_s))
+            tenant, tokens, number = queue.pop()
+            order.append(number)
+            charged[tenant] = charged.get(tenant, 0.0) + tokens * ADMITTED_S / self._weight(tenant)
+        return order
+
+    def _ahead(
+        self, request: tuple[Tenant, int, int], charged: Mapping[Tenant, float], now_s: float
+    ) -> tuple[float, int]:
+        tenant, _, number = request
+        return self.virtual_s(tenant, now_s) + charged.get(tenant, 0.0), number
 
     def forget_idle(self, now_s: float) -> None:
         """Drops tenants that hold nothing, are not active and would begin again where anybody new
@@ -111,5 +144,5 @@ class Shares:
             return min(active)
         return max((account.virtual_s for account in self._accounts.values()), default=0.0)
 
-    def _weight(self, tenant: str) -> float:
+    def _weight(self, tenant: Tenant) -> float:
         return self.weights.get(tenant, 1.0)
