@@ -11,6 +11,12 @@ import httpx
 POOL_TOKENS = 2048
 TURN_TOKENS = 480
 
+SLOW_LINK = ("--tokencake-link-bytes-per-s", "250e3")
+"""Of the tiny Llama, 1,000 tokens a second on each of two ranks: no forward hides a turn's load.
+
+At the speed of a real link every load of a model so small is hidden, and nothing is uploaded early.
+"""
+
 
 def random_ids(seed: int, count: int, vocabulary: int = 1024) -> list[int]:
     """Token ids that no other seed shares a prefix with."""

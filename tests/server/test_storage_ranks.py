@@ -4,7 +4,15 @@ import pytest
 
 from tests.models import seeded_llama
 from tests.server.decisions import DecisionFile
-from tests.server.exchange import POOL_TOKENS, TURN_TOKENS, eventually, generate, press, random_ids
+from tests.server.exchange import (
+    POOL_TOKENS,
+    SLOW_LINK,
+    TURN_TOKENS,
+    eventually,
+    generate,
+    press,
+    random_ids,
+)
 from tests.server.processes import MODEL_FLAGS, Server
 from tokencake_sglang.signals.client import Client
 
@@ -17,7 +25,7 @@ def ranks(tmp_path_factory):
     flags = (
         *(*MODEL_FLAGS, "--skip-tokenizer-init", "--skip-server-warmup", "--tp-size", "2"),
         *("--max-total-tokens", str(POOL_TOKENS), "--page-size", "16", "--hicache-ratio", "1.5"),
-        *("--enable-tokencake", "--tokencake-hold-timeout-s", "60"),
+        *("--enable-tokencake", "--tokencake-hold-timeout-s", "60", *SLOW_LINK),
         *("--tokencake-upload-lead-s", "1", "--hicache-storage-backend", "file"),
         *("--tokencake-decision-log", str(directory / "decisions.jsonl")),
     )

@@ -6,6 +6,7 @@ from tests.models import seeded_llama
 from tests.server.decisions import DecisionFile
 from tests.server.exchange import (
     POOL_TOKENS,
+    SLOW_LINK,
     TURN_TOKENS,
     eventually,
     generate,
@@ -26,6 +27,7 @@ def ranks(tmp_path_factory):
         *("--max-total-tokens", str(POOL_TOKENS), "--enable-tokencake"),
         *("--tokencake-hold-timeout-s", "60", "--tokencake-upload-lead-s", "1"),
         *("--tokencake-upload-piece-tokens", "200"),
+        *SLOW_LINK,
         *("--tokencake-decision-log", str(directory / "decisions.jsonl")),
         *("--tokencake-expected-agents", "1000", "--tokencake-expected-context-tokens", "1000"),
     )
