@@ -32,6 +32,9 @@ TABLES = ("quotas", "tenants", "tenant_quotas")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Weight = Annotated[float, Field(gt=0.0, le=1000.0)]
+UNTAGGED_WEIGHT = 1.0
+"""As that of a tenant which is not named."""
+
 TenantName = Annotated[str, Field(min_length=1)]
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=7 * 24 * 3600.0)]
 
@@ -101,12 +104,12 @@ class TokencakeConfig:
         ),
     ] = Field(default_factory=dict)
     untagged_weight: Annotated[
-        Weight | None,
+        Annotated[float, Field(ge=0.0, le=1000.0)],
         Field(
-            description="untagged requests together have a share of the KV pool by this weight, as a "
-            "tenant has; without it they keep the places that SGLang gives them"
+            description="beside tagged requests, untagged ones together have a share of the KV pool by "
+            "this weight, as a tenant has; with 0 they keep the places that SGLang gives them"
         ),
-    ] = None
+    ] = UNTAGGED_WEIGHT
     untagged_first_token_s: Annotated[
         PositiveSeconds | None,
         Field(

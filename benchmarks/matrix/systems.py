@@ -25,10 +25,10 @@ VARIANTS: dict[str, System] = {
             "reserve", "with a reserve of a tenth of the pool", "--tokencake-reserve-max", "0.1"
         ),
         _variant(
-            "chat-weight",
-            "with untagged requests as one tenant, of the agents' weight",
+            "chat-places",
+            "with untagged requests in the places that SGLang gives them",
             "--tokencake-untagged-weight",
-            "1",
+            "0",
         ),
         _variant(
             "chat-target",

@@ -65,7 +65,7 @@ def test_when_all_is_over_no_tenant_is_kept(harness):
 
 @pytest.fixture
 def untagged_weight(harness, monkeypatch):
-    """Makes untagged requests a tenant, as ``untagged_weight`` does, for one test."""
+    """Sets what untagged requests weigh, as ``untagged_weight`` does, for one test."""
 
     def weigh(weight: float) -> None:
         monkeypatch.setitem(harness.planner.applications.shares.weights, UNTAGGED, weight)
@@ -127,7 +127,9 @@ def test_both_hold_the_pool_in_proportion_while_both_ask_for_it(harness, untagge
 
 
 @pytest.fixture
-def chat_behind_agents(harness) -> tuple[str, str, str]:
+def chat_behind_agents(harness, monkeypatch) -> tuple[str, str, str]:
+    """Of untagged requests that are no tenant, with an ``untagged_weight`` of 0."""
+    monkeypatch.delitem(harness.planner.applications.shares.weights, UNTAGGED)
     running = harness.submit(prompt(3, 1400), 200, of("old", "long"))
     harness.step(5)
     agents = harness.submit(prompt(4, 600), 4, of("old", "second"))

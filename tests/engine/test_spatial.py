@@ -292,7 +292,7 @@ def test_quotas_of_no_reserve_are_said_to_reserve_nothing(caplog):
 
 @pytest.mark.parametrize("off", [{"spatial": "off"}, {"without": ("order",)}])
 @pytest.mark.parametrize(
-    "rule", [{"tenants": {"a": 2.0}}, {"untagged_weight": 1.0}, {"untagged_first_token_s": 1.0}]
+    "rule", [{"tenants": {"a": 2.0}}, {"untagged_weight": 2.0}, {"untagged_first_token_s": 1.0}]
 )
 def test_rules_for_an_order_that_is_off_are_said_to_be_none(caplog, off, rule):
     caplog.set_level("WARNING")

@@ -95,6 +95,28 @@ def test_nothing_is_uploaded_while_others_wait_for_memory(harness):
     assert record.detail["upload_kept_back"] == "queue_waits"
 
 
+@pytest.mark.parametrize("promised", [True, False])
+def test_into_a_pool_in_use_comes_back_who_said_when_and_not_who_is_guessed(
+    harness, promised, monkeypatch
+):
+    """What comes back for a guess may be held for long; two fifths of the pool are left for others."""
+    stalled_agent(harness, predicted_s=10.0)
+    temporal = harness.planner.temporal
+    (end,) = temporal.returns._ends[AGENT.key]
+    temporal.returns._ends[AGENT.key] = (msgspec.structs.replace(end, promised=promised),)
+    monkeypatch.setattr(temporal.returns, "revise", lambda agent, now_s: None)
+    temporal._expect(harness.planner.residents[AGENT.key])
+    fill_pool(harness)
+    running = harness.submit(prompt(98, 1250), 60)  # leaves less than 800 of 2,048
+    harness.step(4)
+    harness.at(harness.now_s + 9.9)
+    harness.step(8)
+    assert running not in harness.finished
+    assert tiers(harness, AGENT)[0] == (PATH_TOKENS if promised else 0)
+    assert (("coder", "no_room") in harness.decisions("upload")) is not promised
+    harness.run(running)
+
+
 def test_an_upload_leaves_the_memory_that_a_chunked_prompt_was_promised(harness):
     """SGLang takes a prompt's later chunks for granted: it dies if their slots are gone."""
     stalled_agent(harness)

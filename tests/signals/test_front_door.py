@@ -185,13 +185,33 @@ def test_a_lapsed_call_is_followed_by_ticks_too(stalled):
     assert stalled.door.needs_ticks()
 
 
-@pytest.mark.parametrize("watched", [{}, {"untagged_weight": 2.0}, {"untagged_first_token_s": 3.0}])
-def test_where_untagged_requests_are_watched_beside_tagged_ones_ticks_are_needed(watched):
-    bench = Bench(**watched)
+@pytest.mark.parametrize(
+    ("options", "watched"),
+    [
+        ({}, True),
+        ({"untagged_weight": 2.0}, True),
+        ({"untagged_weight": 0.0}, False),
+        ({"untagged_weight": 0.0, "untagged_first_token_s": 3.0}, True),
+    ],
+)
+def test_where_untagged_requests_are_watched_beside_tagged_ones_ticks_are_needed(options, watched):
+    bench = Bench(**options)
+    bench.door.request_begin(None, "chat")
+    assert not bench.door.needs_ticks(), "nobody is there to share with"
     bench.door.request_begin(CODER, "r")
-    assert bench.door.needs_ticks() is bool(watched)
+    assert bench.door.needs_ticks() is watched
+    bench.door.request_end("chat")
+    assert not bench.door.needs_ticks()
+    bench.door.request_begin(None, "chat")
     bench.door.request_end("r")
     assert not bench.door.needs_ticks()
+
+
+def test_no_rank_is_told_of_untagged_requests(bench):
+    bench.door.request_begin(None, "chat")
+    bench.door.request_end("chat")
+    bench.door.request_end("chat")
+    assert bench.events() == []
 
 
 def test_no_ticks_are_needed_when_nobody_is_known(bench):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokencake_sglang.temporal.upload import (
     CRITICAL_QUANTILE,
     UploadTiming,
+    headroom_tokens,
     upload_quantile,
 )
 
@@ -36,6 +37,11 @@ def test_a_forward_hides_what_the_link_carries_meanwhile():
     timing = UploadTiming(link_tokens_per_s=LINK_TOKENS_PER_S, lead_s=0.2)
     assert timing.hidden_tokens(0.02) == 2543
     assert timing.hidden_tokens(0.0) == 0, "nothing is known of forwards"
+
+
+def test_an_upload_for_a_guess_leaves_more_than_one_that_was_promised():
+    assert headroom_tokens(1000, promised=True) == 50
+    assert headroom_tokens(1000, promised=False) == 400
 
 
 def test_the_quantile_is_the_part_of_holding_in_both_costs():

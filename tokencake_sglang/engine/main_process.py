@@ -181,8 +181,7 @@ class MainProcess:
         tags = self._tags(obj, request)
         requests = [f"{next(self._numbers)}" for tag in tags]
         for number, tag in zip(requests, tags, strict=True):
-            if tag is not None:
-                self.front_door.request_begin(tag, number)
+            self.front_door.request_begin(tag, number)
         try:
             async for response in generate_request(self.tokenizer_manager, obj, request):
                 # A caller that has its one answer may never close this generator.
@@ -198,7 +197,7 @@ class MainProcess:
 
     def _tags(self, obj: Any, request: Any) -> list[AgentTag | None]:
         """Finds the tag of each request of ``obj`` and writes it, validated, to where the ranks
-        look for it; empty when ``obj`` is no generation or none has a tag.
+        look for it; empty when ``obj`` is no generation.
 
         Raises:
             AgentError: which SGLang's routes answer as a bad request.
@@ -217,11 +216,10 @@ class MainProcess:
                 params if tag is None else with_tag(params, tag)
                 for params, tag in zip(obj.sampling_params, tags, strict=True)
             ]
-            return tags if any(tags) else []
+            return tags
         tag = tag_of(obj.sampling_params)
-        if tag is None:
-            return []
-        obj.sampling_params = with_tag(obj.sampling_params, tag)
+        if tag is not None:
+            obj.sampling_params = with_tag(obj.sampling_params, tag)
         return [tag]
 
     # -- recording ------------------------------------------------------------------------------

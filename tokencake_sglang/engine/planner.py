@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 GROWTH_TOKENS = 64
 """Decode growth counted for each running request."""
 
-UPLOAD_HEADROOM = 0.4
-"""Part of the pool that an upload leaves free or evictable. Where memory is scarce an early upload
-makes somebody else wait longer than it spares its agent."""
-
 HOST_SHARE = 0.95
 """Part of the host tier that the working set may fill."""
 
@@ -70,7 +66,7 @@ class Planner(RankPlanner):
                 timing,
                 self.residents,
                 self.log,
-                hold_budget_tokens=int(config.hold_max * self.pool_tokens),
+                pool_tokens=self.pool_tokens,
             ),
             storage=StorageFetches(
                 cache,
@@ -85,7 +81,7 @@ class Planner(RankPlanner):
         )
         weights: dict[Tenant, float] = {}
         weights.update(config.tenants)
-        if config.untagged_weight is not None:
+        if config.untagged_weight:
             weights[UNTAGGED] = config.untagged_weight
         self.applications = Applications(
             cache,
@@ -235,7 +231,7 @@ class Planner(RankPlanner):
         if self.config.spatial_on:
             admitted = running if chunked is None else [*running, chunked]
             self.applications.step(admitted, self.now_s)
-            if UNTAGGED in self.applications.shares.weights:
+            if len(self.table) and UNTAGGED in self.applications.shares.weights:
                 self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
         if not self.residents:
             return
@@ -256,7 +252,7 @@ class Planner(RankPlanner):
                 self.now_s,
                 forward=goes_on,
                 queue_waits=bool(waiting_queue),
-                keep_free_tokens=max(keep_free_tokens, int(UPLOAD_HEADROOM * self.pool_tokens)),
+                keep_free_tokens=keep_free_tokens,
             )
             if self.copies is not None:
                 self.copies.step(self.now_s, keep_free_tokens)

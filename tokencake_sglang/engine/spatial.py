@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
-from tokencake_sglang.config import TokencakeConfig
+from tokencake_sglang.config import UNTAGGED_WEIGHT, TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident, pin_holder
 from tokencake_sglang.observability.decisions import Action, DecisionLog
@@ -65,7 +65,8 @@ class SpatialExecutor:
                 "--tokencake-reserve-max 0.1 would reserve a tenth of the KV pool",
                 dict(config.quotas),
             )
-        rules = (config.tenants, config.untagged_weight, config.untagged_first_token_s)
+        weighs_untagged = config.untagged_weight not in (0.0, UNTAGGED_WEIGHT)
+        rules = (config.tenants, weighs_untagged, config.untagged_first_token_s)
         if any(rules) and not (config.spatial_on and "order" not in config.without):
             logger.warning(
                 "tokencake: tenants, untagged_weight and untagged_first_token_s are rules for the "

@@ -10,7 +10,7 @@ from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Residence, Resident
 from tokencake_sglang.engine.step_gap import piece_tokens
 from tokencake_sglang.observability.decisions import Action, DecisionLog
-from tokencake_sglang.temporal.upload import UploadTiming
+from tokencake_sglang.temporal.upload import UploadTiming, headroom_tokens
 
 UPLOAD_RETRY_S = 0.1
 """After a refusal to all that were asked; sooner if another agent's upload is due."""
@@ -33,14 +33,15 @@ class Uploads:
         timing: UploadTiming,
         residents: dict[AgentKey, Resident],
         log: DecisionLog,
-        hold_budget_tokens: int,
+        pool_tokens: int,
     ) -> None:
         self.config = config
         self.cache = cache
         self.timing = timing
         self.residents = residents
         self.log = log
-        self.hold_budget_tokens = hold_budget_tokens
+        self.pool_tokens = pool_tokens
+        self.hold_budget_tokens = int(config.hold_max * pool_tokens)
         self._on = "uploads" not in config.without
         self._held: dict[AgentKey, Resident] = {}  # pinned until their request is admitted
         self._starts: Alarms[AgentKey] = Alarms()  # when an upload must start
@@ -129,7 +130,8 @@ class Uploads:
         Args:
             step_gap_s: how long a scheduler step takes at most, lately.
             queue_waits: whether requests wait in the queue.
-            keep_free_tokens: slots that a transfer must leave free or evictable.
+            keep_free_tokens: slots that an upload must leave free or evictable; with the headroom
+                of its kind (``temporal.upload``) if that is more.
         """
         for key in self._starts.pop_due(now_s + step_gap_s):
             resident = self.residents[key]
@@ -178,6 +180,9 @@ class Uploads:
         if resident.agent.calls and not self._fits_hold_budget(resident):
             refusal = "hold_budget_spent"
         else:
+            promised = resident.expected is not None and resident.expected.promised
+            headroom = headroom_tokens(self.pool_tokens, promised=promised)
+            keep_free_tokens = max(keep_free_tokens, headroom)
             tokens = self.cache.upload(resident.leaf_id, most_tokens, keep_free_tokens)
             if tokens == 0:
                 refusal = "no_room"

@@ -76,8 +76,9 @@ class FrontDoor:
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )
         self._watches_untagged = (
-            config.untagged_first_token_s is not None or config.untagged_weight is not None
+            config.untagged_first_token_s is not None or config.untagged_weight > 0.0
         )
+        self._untagged: set[str] = set()  # open requests without a tag
         self._ticks_after_call_s = config.hold_timeout_s + HOLD_MARGIN_S
         self._send = send
         self._clock = clock
@@ -142,13 +143,22 @@ class FrontDoor:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def request_begin(self, tag: AgentTag, rid: str) -> None:
-        """A tagged request arrived. Never raises: a request is served whatever is known of it."""
-        self._apply_request(RequestBegin(rid=rid, tag=tag))
+    def request_begin(self, tag: AgentTag | None, rid: str) -> None:
+        """A request arrived. Never raises: a request is served whatever is known of it.
+
+        Of one without a tag no rank is told.
+        """
+        if tag is None:
+            self._untagged.add(rid)
+        else:
+            self._apply_request(RequestBegin(rid=rid, tag=tag))
 
     def request_end(self, rid: str) -> None:
         """The request was answered, refused or aborted. Idempotent; unknown ids are ignored."""
-        self._apply_request(RequestEnd(rid=rid))
+        if rid in self._untagged:
+            self._untagged.remove(rid)
+        else:
+            self._apply_request(RequestEnd(rid=rid))
 
     def _apply_request(self, event: RequestBegin | RequestEnd) -> None:
         try:
@@ -161,7 +171,9 @@ class FrontDoor:
     def needs_ticks(self) -> bool:
         """Whether a rank waits for time to pass: a call is open, an upload held, an agent known, or
         it has to see how long untagged requests have waited beside tagged ones, or held memory."""
-        if self.table.open_calls or (self._watches_untagged and self.table.open_requests):
+        if self.table.open_calls:
+            return True
+        if self._watches_untagged and self._untagged and self.table.open_requests:
             return True
         if self._last_call_s is None and not self.table:
             return False

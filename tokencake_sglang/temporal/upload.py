@@ -26,6 +26,20 @@ CRITICAL_QUANTILE = upload_quantile(1.0, CRITICAL_LATE_COST)
 """For a critical agent. Others have the median, at which they are expected anyway."""
 
 
+PROMISED_HEADROOM = 0.05
+"""Part of the pool that an upload leaves free or evictable if the caller said when its call ends.
+It takes memory for about as long as it lasts itself."""
+
+PREDICTED_HEADROOM = 0.4
+"""Likewise if the return is a median: of the calls that have not ended by then half will last as
+long again, and what is held meanwhile makes others wait."""
+
+
+def headroom_tokens(pool_tokens: int, *, promised: bool) -> int:
+    """What an upload leaves free or evictable, of a pool of ``pool_tokens``."""
+    return int((PROMISED_HEADROOM if promised else PREDICTED_HEADROOM) * pool_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class UploadTiming:
     """Uploads end ``lead_s`` before they should be complete, at the link's speed one way."""

@@ -131,7 +131,7 @@ class TimeWarp:
         if self.rank.count > 1:
             self._submitted.append(request)
         tag = request.tag if self.front_door is not None else None
-        if tag is not None and self.front_door is not None:
+        if self.front_door is not None:
             self.front_door.request_begin(tag, request.rid)
         self._inbox.append(
             tokenized(
@@ -267,7 +267,7 @@ class TimeWarp:
                 f"were to ({req.finished_reason})"
             )
         self._forward.forget(request.rid)
-        if request.tag is not None and self.front_door is not None:
+        if self.front_door is not None:
             self.front_door.request_end(request.rid)
         if request.on_finish is not None:
             request.on_finish(request)
