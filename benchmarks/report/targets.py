@@ -203,8 +203,9 @@ def rows(sets: Mapping[str, Results], folder: Path) -> list[Row]:
         found += [_short_gaps(standard), *_effective_kv(standard)]
     if sessions:
         floors = _json(folder / "first_token_floor.json")
+        loads = _json(folder / "hidden_loads.json")
         found += [
-            *_exact_hints(sessions, floors),
+            *_exact_hints(sessions, floors, loads),
             _no_hints(sessions),
             _returning_in_crowds(sessions),
         ]
@@ -312,15 +313,20 @@ def _effective_kv(standard: Results) -> Iterator[Row]:
         )
 
 
-def _exact_hints(sessions: Results, floors: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
-    """The committed slice's, and the drawn ones together. With copies that take no time, which has
-    been run of the slice, nothing is left to hide: what hiding can bring at most.
+def _exact_hints(
+    sessions: Results,
+    floors: Mapping[str, Mapping[str, float]],
+    loads: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Row]:
+    """The committed slice's, and the drawn ones together.
 
     Args:
         floors: by cell what first tokens would take if each turn were alone on the server.
+        loads: by cell what ``benchmarks.hidden_loads`` found. With copies that take no time nothing
+            is left to hide: what hiding can bring at most.
     """
-    of_slice, free = "claude_code-16/exact", "claude_code-16/free-copies"
-    cells = (of_slice, "claude_code-16-drawn/exact-*")
+    cells = ("claude_code-16/exact", "claude_code-16-drawn/exact-*")
+    free = {cell: of["free_copies_first_token_s"] for cell, of in loads.items()}
     what = "Sixteen sessions, exact hints"
     for metric, most in ((RETURNING_P50, 0.5), (RETURNING, 0.82), (RETURNING_P95, 1.0)):
         mine = ratios(sessions, cells, WHOLE, BEST_STOCK, metric)
@@ -330,11 +336,8 @@ def _exact_hints(sessions: Results, floors: Mapping[str, Mapping[str, float]]) -
             f"`{HALF}`": ratios(sessions, cells, HALF, BEST_STOCK, metric),
             f"`{REOPENED}`": ratios(sessions, cells, REOPENED, BEST_STOCK, metric),
         }
-        best = sessions.value(of_slice, BEST_STOCK, metric)
-        unhindered = sessions.value(free, WHOLE, metric)
-        if best and unhindered:
-            others["the slice with copies that take no time"] = [unhindered / best]
-        others["each turn alone on the server"] = _floors(sessions, cells, metric, floors)
+        others["copies that take no time"] = _multiples(sessions, cells, metric, free)
+        others["each turn alone on the server"] = _multiples(sessions, cells, metric, floors)
         yield Row(
             f"{what}: {metric.title.removesuffix(', s')}, of `{BEST_STOCK}`'s",
             f"≤ {most:g}" + (" each" if len(mine) > 1 else ""),
@@ -355,7 +358,8 @@ def _exact_hints(sessions: Results, floors: Mapping[str, Mapping[str, float]]) -
         "≥ 95 %",
         f"{100 * hidden:.0f} %",
         hidden >= 0.95,
-        f"forwards wait {waited_s:.0f} s of {sum(of['makespan_s'] for of in figures):,.0f}",
+        f"forwards wait {waited_s:.0f} s of {sum(of['makespan_s'] for of in figures):,.0f}"
+        + _why_not_hidden(loads),
     )
     counts: Counter[str] = Counter()
     for of_cell in figures:
@@ -374,20 +378,36 @@ def _exact_hints(sessions: Results, floors: Mapping[str, Mapping[str, float]]) -
         )
 
 
-def _floors(
+def _why_not_hidden(loads: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of the tokens that were loaded at admission, the part that the queue or the pool kept back."""
+    tokens: Counter[str] = Counter()
+    for of_cell in loads.values():
+        for reason, loaded in of_cell["loaded_at_admission"].items():
+            tokens[reason] += loaded["tokens"]
+    if not tokens:
+        return ""
+    queued, no_room = (100 * tokens[why] / tokens.total() for why in ("queue_waits", "no_room"))
+    return (
+        f"; of what is loaded at admission {queued:.0f} % fell due while requests queued for memory or "
+        f"for their turn, {no_room:.0f} % found no room"
+    )
+
+
+def _multiples(
     sessions: Results,
     patterns: Sequence[str],
     metric: Metric,
-    floors: Mapping[str, Mapping[str, float]],
+    seconds: Mapping[str, Mapping[str, float]],
 ) -> list[float]:
-    """Of each point the floor as a multiple of best-stock's, as ``ratios`` has a system's."""
+    """Of each point what ``seconds`` has by cell as a multiple of best-stock's, as ``ratios`` has a
+    system's."""
     found = []
     for pattern in patterns:
         multiples = [
-            floors[cell][metric.path[-1]] / best
+            seconds[cell][metric.path[-1]] / best
             for cell in sessions.cells
             if fnmatch.fnmatch(cell, pattern)
-            and cell in floors
+            and cell in seconds
             and (best := sessions.value(cell, BEST_STOCK, metric))
         ]
         if multiples:

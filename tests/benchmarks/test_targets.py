@@ -60,7 +60,7 @@ def test_what_could_be_reached_is_the_same_figure_of_another_system():
 def test_the_floor_of_a_point_is_a_multiple_of_best_stocks_averaged_over_its_seeds():
     found = results(a_seed_0=50.0, a_seed_1=50.0, b=50.0)
     floors = {"a/1-seed-0": {"mean": 20.0}, "a/1-seed-1": {"mean": 80.0}}
-    assert targets._floors(found, ["a/*", "b/*"], MEAN, floors) == pytest.approx([0.4])
+    assert targets._multiples(found, ["a/*", "b/*"], MEAN, floors) == pytest.approx([0.4])
 
 
 @pytest.mark.parametrize(("rival_s", "met"), [(97.2, True), (96.0, False)])
