@@ -7,7 +7,7 @@ import msgspec
 
 from benchmarks.matrix.cells import Cell
 from tokencake_sglang.replay.bounds import bounds
-from tokencake_sglang.replay.quantiles import quantile, spread_and_max
+from tokencake_sglang.replay.quantiles import spread_and_max
 from tokencake_sglang.replay.workload import Workload
 from tokencake_sglang.timewarp.cost import CostModel
 
@@ -42,19 +42,16 @@ def agents_only(workload: Workload, figures: dict[str, Any]) -> dict[str, Any]:
 
 def of_bound(workload: Workload, cost: CostModel, cell: Cell) -> dict[str, Any]:
     """What no server can be better than, where a run's figures have it."""
+    agents = {request.application for request in workload.requests if request.application}
     least = bounds(
         workload,
         cost,
         pool_tokens=cell.pool_tokens,
         max_running_requests=cell.max_running_requests,
+        of=agents or None,
     )
-    mean_s, p95_s = least.end_to_end_mean_s, least.end_to_end_p95_s
-    agents = {request.application for request in workload.requests} - {None}
-    if len(agents) < len(least.application_s):
-        # The work bound is over all traffic; what is left for the applications is their paths.
-        paths_s = [least.application_s[name] for name in agents]
-        mean_s, p95_s = math.fsum(paths_s) / len(paths_s), quantile(paths_s, 0.95)
-    return rounded({"end_to_end_s": {"mean": mean_s, "p95": p95_s}, "makespan_s": least.makespan_s})
+    end_to_end_s = {"mean": least.end_to_end_mean_s, "p95": least.end_to_end_p95_s}
+    return rounded({"end_to_end_s": end_to_end_s, "makespan_s": least.makespan_s})
 
 
 def compact(figures: dict[str, Any]) -> dict[str, Any]:

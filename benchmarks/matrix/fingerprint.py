@@ -45,6 +45,13 @@ _NEVER = (
     "benchmarks/data/tool_calls_miniswe.csv.gz",
     "benchmarks/data/tool_calls_weka.csv.gz",
 )
+# What no server can be better than: no run asks.
+_BOUND = (
+    "tokencake_sglang/replay/bounds.py",
+    "tokencake_sglang/replay/busy_dates.py",
+    "tokencake_sglang/replay/machine_work.py",
+    "tokencake_sglang/replay/one_machine.py",
+)
 # Without the flag the server is stock SGLang: these do not count for SGLang's own settings.
 _EXTENSION = ("tokencake_sglang",)
 _RIVALS = ("tokencake_sglang", "benchmarks/rivals")
@@ -70,10 +77,12 @@ def fingerprint(system_name: str) -> str:
     Comments, docstrings and layout do not count.
     """
     if system_name in rivals():
-        return _fingerprint(_EVERY + _RIVALS, without=_OWN)
-    if system_name == LOWER_BOUND or all_systems()[system_name].stock:
+        return _fingerprint(_EVERY + _RIVALS, without=_OWN + _BOUND)
+    if system_name == LOWER_BOUND:
         return _fingerprint(_EVERY)
-    return _fingerprint(_EVERY + _EXTENSION)
+    if all_systems()[system_name].stock:
+        return _fingerprint(_EVERY, without=_BOUND)
+    return _fingerprint(_EVERY + _EXTENSION, without=_BOUND)
 
 
 @functools.cache

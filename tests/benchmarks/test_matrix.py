@@ -12,7 +12,7 @@ from benchmarks.matrix import check, one, runner, sets, store, systems, work, wo
 from benchmarks.matrix.cells import Cell, pool_tokens
 from benchmarks.matrix.execute import Outcome
 from benchmarks.matrix.figures import agents_only, compact, occupancy_series, rounded
-from benchmarks.matrix.fingerprint import _OWN, fingerprint, meaning
+from benchmarks.matrix.fingerprint import _BOUND, _OWN, fingerprint, meaning
 from benchmarks.matrix.runner import Task
 from benchmarks.matrix.store import Machine, Record
 from benchmarks.matrix.workloads import WorkloadSpec
@@ -172,12 +172,26 @@ class TestFingerprint:
             "    policy_class(rival.flags[2])\n"
             "print(*(m.replace('.', '/') for m in sys.modules))"
         )
-        loaded = subprocess.run(
-            [sys.executable, "-c", script], check=True, capture_output=True, text=True
-        ).stdout.split()
+        loaded = printed(script)
         assert "tokencake_sglang/engine/policy_planner" in loaded
         for part in _OWN:
             assert part.removesuffix(".py") not in loaded
+
+    def test_of_a_run_leaves_out_only_what_no_run_loads(self):
+        loaded = printed(
+            "import sys\n"
+            "from tokencake_sglang.replay import driver, figures, machine, tool_times\n"
+            "print(*(m.replace('.', '/') for m in sys.modules))"
+        )
+        assert "tokencake_sglang/replay/critical_path" in loaded
+        for part in _BOUND:
+            assert part.removesuffix(".py") not in loaded
+
+
+def printed(script: str) -> list[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout.split()
 
 
 class TestSystems:

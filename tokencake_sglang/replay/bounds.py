@@ -1,26 +1,43 @@
 """Times that no schedule of a workload can beat, on one server with a given cost model.
 
 They hold for whatever ``CostModel`` prices a run, for every order, eviction and admission policy,
-for any size of the host tier and with copies that take no time. Three lines of reasoning:
+for any size of the host tier and with copies that take no time. Four lines of reasoning:
 
 - *critical path*: an application takes at least its tools and pauses and, for each request on its
   longest path, a prefill of what no cache can have and one decode step a token, all alone.
-- *work*: every application needs machine time that it shares with nobody (``application_work_s``),
-  and one second of the machine is one second of work. So the makespan is at least the work that
-  comes after any moment, the mean time of applications at least that of shortest remaining
-  processing time first, and their 95 % quantile what working off the cheapest of them takes.
+- *work*: every application needs machine time that it shares with nobody (``machine_work``), and
+  one second of the machine is one second of work. So the mean time of applications is at least
+  that of shortest remaining processing time first, and their 95 % quantile what working off the
+  cheapest of them takes.
+- *both*: before a piece of work there is the path that leads to it, its head, and after it the path
+  from there to the application's end, its tail. So the makespan is at least that of a machine that
+  does what has the longest tail first; and an application ends no sooner than the mean time at
+  which its work is done plus the mean tail, which in the mean of applications is least where the
+  machine does first what weighs most (Goemans 1997, ``busy_dates``). In a crowd this is the
+  largest: the first line knows no queue, and the second takes an application for done as soon as
+  its work could be.
 - *memory*: requests that decode together fill the pool with their distinct tokens, which limits
   how many share one reading of the weights; it is part of the work.
 """
 
+from collections.abc import Collection
+
 import msgspec
 
+from tokencake_sglang.replay.busy_dates import mean_s
 from tokencake_sglang.replay.closed_loop import schedule
-from tokencake_sglang.replay.least_work import LeastWork, least_work
-from tokencake_sglang.replay.one_machine import drained_s, makespan_s, shortest_first_mean_s
+from tokencake_sglang.replay.critical_path import alone_s
+from tokencake_sglang.replay.least_work import least_work
+from tokencake_sglang.replay.machine_work import machine_work
+from tokencake_sglang.replay.one_machine import (
+    Job,
+    drained_s,
+    makespan_s,
+    shortest_first_mean_s,
+)
 from tokencake_sglang.replay.quantiles import mean, quantile
-from tokencake_sglang.replay.workload import Request, Workload
-from tokencake_sglang.timewarp.cost import CostModel, Work
+from tokencake_sglang.replay.workload import Workload
+from tokencake_sglang.timewarp.cost import CostModel
 
 
 class BoundParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +49,7 @@ class BoundParts(msgspec.Struct, frozen=True, kw_only=True):
     work_mean_s: float
     work_p95_s: float
     work_makespan_s: float
+    busy_dates_mean_s: float
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,117 +69,57 @@ def bounds(
     pool_tokens: int,
     max_running_requests: int = 256,
     separate_forwards: bool = True,
+    of: Collection[str] | None = None,
 ) -> Bounds:
     """The largest lower bound of each figure.
 
     Args:
         separate_forwards: a forward either prefills or decodes, as SGLang does unless it is given
             ``--enable-mixed-chunk``; else prefill may hide behind the memory traffic of decoding.
+            (A token after a retraction comes from a prefill. That it may hide there is neglected.)
+        of: the applications whose times from end to end are meant, at least one; by default all.
+            Work of the others is taken to be done in between.
     """
     least = least_work(workload)
     alone = schedule(workload, lambda request: alone_s(request, least, cost))
-    paths = list(alone.application_s.values())
-    work = application_work_s(
+    work = machine_work(
         workload,
         least,
         cost,
+        alone,
         pool_tokens=pool_tokens,
         max_running_requests=max_running_requests,
         separate_forwards=separate_forwards,
     )
+    chosen = [name for name in workload.applications if of is None or name in of]
+    paths = [alone.application_s[name] for name in chosen]
     # No application can be sent earlier than on a server that makes nobody wait.
     release: dict[str, float] = {}
     for name, at_s in alone.dispatched_s.items():
         group = workload.by_id[name].group
         release[group] = min(at_s, release.get(group, at_s))
-    jobs = {name: (release[name], work[name]) for name in workload.applications}
     # Times from arrival to end can be bounded by work only where the arrival is known; one that
     # begins when another ends may begin late.
-    known = _arrivals_are_given(workload)
+    known = chosen if _arrivals_are_given(workload) else []
+    jobs = [Job(release[name], alone.application_s[name], work[name]) for name in known]
     parts = BoundParts(
         critical_path_mean_s=mean(paths),
         critical_path_p95_s=quantile(paths, 0.95),
         critical_path_makespan_s=alone.makespan_s,
-        work_mean_s=shortest_first_mean_s(jobs) if known else 0.0,
-        work_p95_s=drained_s(jobs, 0.95) if known else 0.0,
-        work_makespan_s=makespan_s(jobs),
+        work_mean_s=shortest_first_mean_s(jobs),
+        work_p95_s=drained_s(jobs, 0.95),
+        work_makespan_s=makespan_s([piece for pieces in work.values() for piece in pieces]),
+        busy_dates_mean_s=mean_s(jobs),
     )
     return Bounds(
-        end_to_end_mean_s=max(parts.critical_path_mean_s, parts.work_mean_s),
+        end_to_end_mean_s=max(
+            parts.critical_path_mean_s, parts.work_mean_s, parts.busy_dates_mean_s
+        ),
         end_to_end_p95_s=max(parts.critical_path_p95_s, parts.work_p95_s),
         makespan_s=max(parts.critical_path_makespan_s, parts.work_makespan_s),
         parts=parts,
         application_s={name: alone.application_s[name] for name in workload.applications},
     )
-
-
-def critical_paths_s(workload: Workload, cost: CostModel) -> dict[str, float]:
-    """Application → the least seconds from its first request to its end, alone on the server."""
-    least = least_work(workload)
-    return schedule(workload, lambda request: alone_s(request, least, cost)).application_s
-
-
-def alone_s(request: Request, least: LeastWork, cost: CostModel) -> float:
-    """The least seconds from sending a request to its last token.
-
-    One prefill of what must be computed (chunks would read the weights again) and one decode step
-    for each further token. A batch takes no less time than each request of it alone.
-    """
-    prompt_tokens = request.prompt_length
-    new_tokens = least.requests[request.request_id].new_tokens
-    prefill_s = cost.forward_s([Work(new_tokens, prompt_tokens - new_tokens)])
-    steps = request.output_length - 1
-    if steps < 1:
-        return prefill_s
-    # A step's time is the longer of two that grow linearly with the context, so it is convex, and
-    # the steps together take at least their number times the one in the middle (Jensen).
-    middle = prompt_tokens + (steps - 1) / 2
-    return prefill_s + steps * cost.forward_s([Work(1, int(middle))])
-
-
-def application_work_s(
-    workload: Workload,
-    least: LeastWork,
-    cost: CostModel,
-    *,
-    pool_tokens: int,
-    max_running_requests: int,
-    separate_forwards: bool = True,
-) -> dict[str, float]:
-    """Application → machine seconds that only it can use.
-
-    Prefill: the arithmetic of the stretches of prompt that only the application has, each once.
-    Decode: for every token after the first the traffic of its context's KV, and a share of the
-    step's fixed cost (one reading of the weights and the overhead). The requests of one step have
-    shares that sum to at most one: a request's share is its least part of the pool, or else one
-    in ``max_running_requests``, whichever rule makes the whole workload's work larger.
-    """
-    model, flops_per_s, bytes_per_s = cost.model, cost._flops_per_s, cost._bytes_per_s
-    fixed_s = model.weight_bytes_read(1) / bytes_per_s + cost.hardware.step_overhead_s
-    prefill: dict[str, float] = {}
-    context: dict[str, float] = {}
-    by_pool: dict[str, float] = {}
-    by_count: dict[str, float] = {}
-    for group, requests in workload.applications.items():
-        flops = len(requests) * model.head_flops
-        for start, length in least.prefill[group]:
-            pairs = length * start + length * (length + 1) / 2
-            flops += length * model.layer_flops_per_token + pairs * model.attention_flops_per_pair
-        prefill[group] = flops / flops_per_s
-        context[group] = by_pool[group] = by_count[group] = 0.0
-        for request in requests:
-            steps = request.output_length - 1
-            generated = steps * (steps + 1) / 2  # step k holds k tokens beside the prompt
-            kv_tokens = steps * request.prompt_length + generated
-            held_tokens = steps * least.requests[request.request_id].held_tokens + generated
-            context[group] += kv_tokens * model.kv_bytes_per_token / bytes_per_s
-            by_pool[group] += fixed_s * held_tokens / pool_tokens
-            by_count[group] += fixed_s * steps / max_running_requests
-    share = by_pool if sum(by_pool.values()) > sum(by_count.values()) else by_count
-    decode = {group: context[group] + share[group] for group in workload.applications}
-    if separate_forwards:
-        return {group: prefill[group] + decode[group] for group in workload.applications}
-    return prefill if sum(prefill.values()) > sum(decode.values()) else decode
 
 
 def _arrivals_are_given(workload: Workload) -> bool:

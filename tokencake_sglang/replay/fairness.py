@@ -19,7 +19,7 @@ def fairness(end_to_end_s: Mapping[str, float], alone_s: Mapping[str, float]) ->
     """How evenly the waiting was spread.
 
     Args:
-        alone_s: application → the least it takes on a server of its own (``bounds``).
+        alone_s: application → the least it takes on a server of its own (``critical_path``).
 
     Raises:
         ValueError: if an application would take no time alone: it has no slowdown.

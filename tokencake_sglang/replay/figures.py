@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tokencake_sglang.replay.bounds import critical_paths_s
+from tokencake_sglang.replay.critical_path import critical_paths_s
 from tokencake_sglang.replay.driver import Replay
 from tokencake_sglang.replay.fairness import Fairness, fairness
 from tokencake_sglang.replay.occupancy import PoolShares

@@ -6,6 +6,7 @@ node has *owners*: the requests whose prompt begins with it, or whose prompt and
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokencake_sglang.replay.closed_loop import schedule
 from tokencake_sglang.replay.prefix_tree import PrefixTree, _Node
@@ -26,13 +27,24 @@ class RequestWork:
     held_tokens: float
 
 
+class Stretch(NamedTuple):
+    """``length`` tokens, ``start`` tokens deep in the prompts of these ``requests`` and no others.
+
+    Nobody generates them: they are computed first when one of the requests is prefilled.
+    """
+
+    start: int
+    length: int
+    requests: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class LeastWork:
-    """``requests``: by id. ``prefill``: application → the ``(start, length)`` of the stretches of
-    prompt that only its own requests have, each computed at least once, ``start`` tokens deep."""
+    """``requests``: by id. ``prefill``: application → the stretches of prompt that only its own
+    requests have, each computed at least once."""
 
     requests: dict[str, RequestWork]
-    prefill: dict[str, tuple[tuple[int, int], ...]]
+    prefill: dict[str, tuple[Stretch, ...]]
 
 
 def least_work(workload: Workload) -> LeastWork:
@@ -74,7 +86,7 @@ def least_work(workload: Workload) -> LeastWork:
         held_tokens = sum(node.span.length / width[node] for node in path)
         length = workload.by_id[name].prompt_length
         requests[name] = RequestWork(max(1, length - cached), held_tokens)
-    prefill: dict[str, list[tuple[int, int]]] = {group: [] for group in workload.applications}
+    prefill: dict[str, list[Stretch]] = {group: [] for group in workload.applications}
     seen: set[_Node] = set()
     for path in paths.values():
         depth = 0
@@ -82,7 +94,8 @@ def least_work(workload: Workload) -> LeastWork:
             groups = {workload.by_id[o].group for o in owners[node]}
             generated = len(owners[node]) > len(readers[node])
             if node not in seen and not generated and len(groups) == 1:
-                prefill[groups.pop()].append((depth, node.span.length))
+                stretch = Stretch(depth, node.span.length, tuple(readers[node]))
+                prefill[groups.pop()].append(stretch)
             seen.add(node)
             depth += node.span.length
     return LeastWork(requests, {group: tuple(parts) for group, parts in prefill.items()})
