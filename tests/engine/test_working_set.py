@@ -90,6 +90,17 @@ def test_members_and_untagged_requests_pass_those_outside(taken, queued):
     taken.run(running, newcomer)
 
 
+def test_untagged_requests_do_not_wait_for_a_newcomer_that_has_gone(taken, queued):
+    running, newcomer = queued
+    taken.abort(newcomer)
+    taken.step(2)
+    untagged = taken.submit(prompt(5, 100), 2)
+    taken.step(6)
+    assert untagged in taken.finished
+    assert running not in taken.finished
+    taken.run(running)
+
+
 def test_a_smaller_newcomer_passes_one_that_came_with_it(taken, queued):
     running, larger = queued
     smaller = taken.submit(prompt(6, 20), 2, AgentTag(agent="s", application="smaller"))
