@@ -118,6 +118,8 @@ class Applications:
             self._turns.pop(agent.key, None)
         self._ended.add(agent.key.application)
         self._tell(agent.key.application, now_s)
+        if agent.finished:
+            self._leave_with_last_request(agent.key.application, now_s)
 
     def admitted(self, reqs: "Iterable[Req]", now_s: float) -> None:
         """A prefill batch was formed."""
@@ -151,7 +153,8 @@ class Applications:
                 the first of them has ended is not looked for again.
         """
         application = agent.key.application
-        self._turns.pop(agent.key, None)
+        if not agent.rids:
+            self._turns.pop(agent.key, None)
         if not forgotten and self._left == (application, event):
             return
         others = self.agents_in(application)
@@ -159,14 +162,25 @@ class Applications:
             self._left = application, event
             if not others:
                 self.paths.forget(application)
-            elif not forgotten:
-                self.paths.finished(application, now_s)
-            self._declared.pop(application, None)
-            self._running.pop(application, None)
-            self._ended.discard(application)
-            self.working_set.leave(application)
-            self._charge(application, now_s, tokens=0, requests=0)
-            self.shares.forget_idle(now_s)
+            if not self._asked(application):
+                self._leave(application, now_s, finished=not forgotten)
+
+    def _leave_with_last_request(self, application: str, now_s: float) -> None:
+        """Agents may be said to have finished while requests of theirs are still queued or run."""
+        if self._asked(application):
+            return
+        if all(other.finished for other in self.agents_in(application)):
+            self._leave(application, now_s, finished=True)
+
+    def _leave(self, application: str, now_s: float, *, finished: bool) -> None:
+        if finished:
+            self.paths.finished(application, now_s)
+        self._declared.pop(application, None)
+        self._running.pop(application, None)
+        self._ended.discard(application)
+        self.working_set.leave(application)
+        self._charge(application, now_s, tokens=0, requests=0)
+        self.shares.forget_idle(now_s)
 
     def step(self, running: "Iterable[Req]", now_s: float) -> None:
         """Looks which requests still run, after some have ended. The event log cannot say: its
