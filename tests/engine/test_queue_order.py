@@ -126,6 +126,16 @@ def test_both_hold_the_pool_in_proportion_while_both_ask_for_it(harness, untagge
     harness.run(*agents, *chat)
 
 
+def test_an_untagged_prompt_in_chunks_is_charged_once(harness, untagged_weight):
+    untagged_weight(1.0)
+    chat = harness.submit(prompt(1, 1500), 4)
+    harness.step(2)
+    assert harness.scheduler.chunked_req is not None
+    account = harness.planner.applications.shares._accounts[UNTAGGED]
+    assert (account.running_tokens, account.requests) == (1500, 1)
+    harness.run(chat)
+
+
 @pytest.fixture
 def chat_behind_agents(harness) -> tuple[str, str, str]:
     running = harness.submit(prompt(3, 1400), 200, of("old", "long"))

@@ -234,7 +234,9 @@ class Planner(RankPlanner):
     ) -> None:
         self.eviction.tell(self.now_s)
         if self.config.spatial_on:
-            admitted = running if chunked is None else [*running, chunked]
+            admitted = running
+            if chunked is not None and chunked not in running:  # the last batch may be of decoding
+                admitted = [*running, chunked]
             self.applications.step(admitted, self.now_s)
             if UNTAGGED in self.applications.shares.weights:
                 self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
