@@ -1,5 +1,6 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ class Applications:
         self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
+        self._open: Counter[str] = Counter()  # requests, queued or running, by application
         self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
         self._ended: set[str] = set()  # applications with a request that has ended since the step
         # Prompts, in tokens, of the first newcomers that the last attempt left outside: of the one
@@ -109,13 +111,17 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant, now_s)
-        self._note_turns(agent.key.application, now_s)
+        self._open[agent.key.application] += 1
+        self._note_turns(agent, now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
         """A request of the agent's is over, also one that took no turn: it was aborted."""
         if not agent.rids:
             self._turns.pop(agent.key, None)
+        self._open[agent.key.application] -= 1
+        if not self._open[agent.key.application]:
+            del self._open[agent.key.application]
         self._ended.add(agent.key.application)
         self._tell(agent.key.application, now_s)
         if agent.finished:
@@ -136,12 +142,12 @@ class Applications:
         application = resident.agent.key.application
         self._running.get(application, {}).pop(rid, None)
         self._tell(application, now_s)
-        nodes: dict[int, int] = {}
-        for agent in self.agents_in(application):
-            other = self.residents.get(agent.key)
-            if other is not None and not agent.finished:
-                nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
-        self.working_set.grow(application, sum(nodes.values()))
+        leaf_ids = [
+            other.leaf_id
+            for agent in self.agents_in(application)
+            if (other := self.residents.get(agent.key)) is not None and not agent.finished
+        ]
+        self.working_set.grow(application, self.cache.together_tokens(leaf_ids))
 
     def agent_left(
         self, agent: Agent, now_s: float, *, forgotten: bool = False, event: int
@@ -162,12 +168,12 @@ class Applications:
             self._left = application, event
             if not others:
                 self.paths.forget(application)
-            if not self._asked(application):
+            if not self._open[application]:
                 self._leave(application, now_s, finished=not forgotten)
 
     def _leave_with_last_request(self, application: str, now_s: float) -> None:
         """Agents may be said to have finished while requests of theirs are still queued or run."""
-        if self._asked(application):
+        if self._open[application]:
             return
         if all(other.finished for other in self.agents_in(application)):
             self._leave(application, now_s, finished=True)
@@ -196,7 +202,7 @@ class Applications:
             else:
                 self._running.pop(application, None)
             self._tell(application, now_s)
-            if len(left) <= self._asked(application):
+            if len(left) <= self._open[application]:
                 self._ended.discard(application)  # else one was aborted and runs for another step
 
     def look_at_untagged(
@@ -265,14 +271,16 @@ class Applications:
             known = self._declared[application] = graph, DeclaredPaths(graph)
         return known[1]
 
-    def _note_turns(self, application: str, now_s: float) -> None:
-        """Remembers new open turns, where there is more than one agent: a single one has nobody to
-        go before, and there may be very many of those. Of an agent's several requests at once the
-        first counts."""
+    def _note_turns(self, began: Agent, now_s: float) -> None:
+        """Remembers the agent's open turn, where there is more than one agent: a single one has
+        nobody to go before, and there may be very many of those. Of an agent's several requests at
+        once the first counts."""
+        application = began.key.application
         agents = self.agents_in(application)
         if len(agents) == 1:
             return
-        for agent in agents:
+        # With the second agent that of the first begins to count; of more, all others' do already.
+        for agent in agents if len(agents) == 2 else (began,):
             if agent.rids and agent.key not in self._turns:
                 name = agent.node or agent.key.agent
                 turn = Place.of(agent.agent_type, name, agent.turns), agent.last_event_s
@@ -352,7 +360,7 @@ class Applications:
     def _tell(self, application: str, now_s: float) -> None:
         # A retracted one holds nothing and waits, until it is admitted anew.
         running = [r for r in self._running.get(application, {}).values() if r.lock is not None]
-        asked = self._asked(application)
+        asked = self._open[application]
         tokens = self._held_tokens(running)
         self._charge(application, now_s, tokens=tokens, requests=asked)
         if application in self.working_set:
@@ -384,10 +392,6 @@ class Applications:
         account.tokens, account.requests = tokens, requests
         if not tokens and not requests:
             del self._accounts[application]  # most applications are in calls
-
-    def _asked(self, application: str) -> int:
-        """How many requests of the application are open, queued or running."""
-        return sum(len(agent.rids) for agent in self.agents_in(application))
 
     def snapshot(self, now_s: float) -> dict[str, int]:
         return {
