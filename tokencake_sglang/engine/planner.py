@@ -100,7 +100,7 @@ class Planner(RankPlanner):
             # Where there are priorities SGLang preempts whoever is in the way of a higher one.
             bounded="working-set" not in config.without and not self.by_priority,
         )
-        self.headroom = Headroom(self.agent_of)
+        self.headroom = Headroom(self.agent_of, least_tokens=self.decodes_beside_prompt)
         self.orders = "order" not in config.without
         self.queue: list[Req] = []
         """At the last ``order``, which precedes each attempt at admission."""
