@@ -41,6 +41,8 @@ class RankPlanner(ABC):
         by_priority: whether requests have priorities, and SGLang preempts for them.
         decodes_beside_prompt: tokens that a running request gets at most while one prompt is
             prefilled in chunks.
+        aligns_chunks: whether chunks must end where SGLang ends them, so that a prompt's KV is the
+            same whoever runs beside it (deterministic inference).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RankPlanner(ABC):
         writes_log: bool,
         by_priority: bool = False,
         decodes_beside_prompt: int = 0,
+        aligns_chunks: bool = False,
     ) -> None:
         self.config = config
         self.cache = cache
@@ -60,6 +63,7 @@ class RankPlanner(ABC):
         self.kv_bytes_per_token = kv_bytes_per_token
         self.by_priority = by_priority
         self.decodes_beside_prompt = decodes_beside_prompt
+        self.aligns_chunks = aligns_chunks
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )

@@ -75,6 +75,7 @@ class SchedulerHooks:
             writes_log=writes_log,
             by_priority=scheduler.enable_priority_scheduling,
             decodes_beside_prompt=decodes_beside_prompt(scheduler),
+            aligns_chunks=scheduler.truncation_align_size is not None,
         )
         setattr(scheduler, PLANNER, planner)
         self._check_host_tier(planner, writes_log=writes_log)
