@@ -4,6 +4,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
+from sglang.srt.managers.schedule_policy import CacheAwarePolicy
 
 from tests.engine.preemption import run_short_beside_long
 from tests.engine.scenarios import PAGE_SIZE, prompt
@@ -116,6 +117,14 @@ def test_chunks_end_where_they_must(harness, chunked, monkeypatch):
     harness.step()
     assert harness.scheduler.chunked_req.extend_end == 1024
     harness.run(chunked, short)
+
+
+def test_the_rest_is_kept_free_where_sglang_leaves_a_part_to_others(harness, chunked, monkeypatch):
+    """It then admits whatever fits beside the chunk, and came to "Prefill out of memory"."""
+    policy = harness.scheduler.policy
+    monkeypatch.setattr(policy, "policy", CacheAwarePolicy.SHORTEST_PREFILL_FIRST)
+    others = [harness.submit(prompt(20 + number, 200), 4) for number in range(6)]
+    harness.run(chunked, *others)
 
 
 @pytest.mark.slow

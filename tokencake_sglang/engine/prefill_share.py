@@ -42,8 +42,9 @@ def sharing_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillA
             if shared:
                 self.chunked_req_limit = (step_tokens - shared) // self.page_size * self.page_size
             unfinished = super().add_chunked_req(req)
-            if unfinished is not None and shared:
+            if unfinished is not None and self.chunked_req_limit is not None:
                 # SGLang takes the rest for granted, for nobody else is admitted until it is done.
+                # Its policy shortest-prefill-first limits chunks as well.
                 taken_tokens = req.extend_end - req.prefix_len
                 self.memory_budget.total_offset += needed_tokens - taken_tokens
             return unfinished
