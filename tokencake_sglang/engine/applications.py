@@ -41,7 +41,7 @@ class Outside(StrEnum):
 
 @dataclass(slots=True)
 class _Account:
-    """What an application adds to its tenant's: tokens of running requests, and open requests.
+    """What an application adds to its tenant's: tokens of running requests, and queued requests.
 
     ``came_s``: when the first of its open requests did. ``enters_s``: when it is its turn to enter
     the working set, once that has been asked.
@@ -51,7 +51,7 @@ class _Account:
     came_s: float
     enters_s: float | None = None
     tokens: int = 0
-    requests: int = 0
+    queued: int = 0
 
 
 class Applications:
@@ -103,7 +103,7 @@ class Applications:
         self._over_quota: dict[str, int] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
         self._untagged_rids: list[str] = []  # of those that run, and what these hold
-        self._untagged_tokens = self._untagged_requests = 0
+        self._untagged_tokens = self._untagged_queued = 0
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Applications:
         self._running.pop(application, None)
         self._ended.discard(application)
         self.working_set.leave(application)
-        self._charge(application, now_s, tokens=0, requests=0)
+        self._charge(application, now_s, tokens=0, queued=0)
         self.shares.forget_idle(now_s)
 
     def step(self, running: "Iterable[Req]", now_s: float) -> None:
@@ -210,14 +210,14 @@ class Applications:
     ) -> None:
         """Once a step, where untagged requests are a tenant: no event tells of them."""
         held = [req for req in running if self.agent_of(req) is None and not req.finished()]
-        requests = len(held) + sum(self.agent_of(req) is None for req in waiting)
+        queued = sum(self.agent_of(req) is None for req in waiting)
         tokens = self._untagged_tokens
         if (rids := [req.rid for req in held]) != self._untagged_rids:
             self._untagged_rids, tokens = rids, self._held_tokens(held)
-        more = tokens - self._untagged_tokens, requests - self._untagged_requests
+        more = tokens - self._untagged_tokens, queued - self._untagged_queued
         if more != (0, 0):
-            self.shares.add(UNTAGGED, now_s, tokens=more[0], requests=more[1])
-            self._untagged_tokens, self._untagged_requests = tokens, requests
+            self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
+            self._untagged_tokens, self._untagged_queued = tokens, queued
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -362,7 +362,8 @@ class Applications:
         running = [r for r in self._running.get(application, {}).values() if r.lock is not None]
         asked = self._open[application]
         tokens = self._held_tokens(running)
-        self._charge(application, now_s, tokens=tokens, requests=asked)
+        # One of the event log's requests may be several of SGLang's (parallel sampling).
+        self._charge(application, now_s, tokens=tokens, queued=max(0, asked - len(running)))
         if application in self.working_set:
             self.working_set.update(
                 application, now_s, running_tokens=tokens, waits=asked > len(running)
@@ -378,19 +379,16 @@ class Applications:
             shared |= path
         return own_tokens + sum(shared.values())
 
-    def _charge(self, application: str, now_s: float, *, tokens: int, requests: int) -> None:
-        """Tells the shares what the application's tenant now holds and asks for."""
+    def _charge(self, application: str, now_s: float, *, tokens: int, queued: int) -> None:
+        """Tells the shares what the application's tenant now holds and waits for."""
         account = self._accounts.get(application)
-        if account is None or (tokens, requests) == (account.tokens, account.requests):
+        if account is None:
             return
-        self.shares.add(
-            account.tenant,
-            now_s,
-            tokens=tokens - account.tokens,
-            requests=requests - account.requests,
-        )
-        account.tokens, account.requests = tokens, requests
-        if not tokens and not requests:
+        more = tokens - account.tokens, queued - account.queued
+        if more != (0, 0):
+            self.shares.add(account.tenant, now_s, tokens=more[0], queued=more[1])
+            account.tokens, account.queued = tokens, queued
+        if not tokens and not self._open[application]:
             del self._accounts[application]  # most applications are in calls
 
     def snapshot(self, now_s: float) -> dict[str, int]:
