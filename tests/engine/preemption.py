@@ -51,3 +51,26 @@ def run_preempted(directory: Path, applications: tuple[str | None, ...]) -> tupl
     harness.check_accounting()
     assert harness.cache.pin_count == 0
     return len(preempted), ends
+
+
+def run_short_beside_long(directory: Path) -> list[int]:
+    """A short prompt comes while a long one is prefilled in chunks of 512, of priority 1.
+
+    Returns:
+        Where the second chunk ends: once where the short one's priority is 0, then for 1 and 2.
+    """
+    harness = SchedulerHarness(directory, *FLAGS, kv_tokens=2048)
+    ends = []
+    for priority in (0, 1, 2):
+        harness.start_over()
+        long = harness.submit(
+            prompt(1, 1500), 4, AgentTag(agent="long", application="app"), priority=1
+        )
+        harness.step()
+        short = harness.submit(
+            prompt(2, 100), 4, AgentTag(agent="short", application="app"), priority=priority
+        )
+        harness.step()
+        ends.append(harness.scheduler.chunked_req.extend_end)
+        harness.run(long, short)
+    return ends

@@ -1,7 +1,11 @@
 """Room for answers in admission, on a real scheduler with a pool of 2,048 tokens."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 
+from tests.engine.mixed_chunks import run_long_prompt_beside_long_answers
 from tests.engine.scenarios import prompt
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.spatial.lengths import FEWEST
@@ -127,3 +131,11 @@ def test_aborted_answers_teach_nothing(harness):
         harness.abort(rid)
         harness.step(2)
     assert harness.planner.headroom.lengths.tokens_left("aborted", 0) is None
+
+
+@pytest.mark.slow
+def test_longer_answers_do_not_take_what_a_prompt_in_chunks_was_promised(tmp_path):
+    """Where SGLang decodes beside it; the scheduler ended."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        ended = pool.submit(run_long_prompt_beside_long_answers, tmp_path).result(timeout=300)
+    assert ended == 15

@@ -1,8 +1,13 @@
 """Short prompts beside one in chunks of 512, on a real scheduler with a pool of 2,048 tokens."""
 
-import pytest
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-from tests.engine.scenarios import prompt
+import pytest
+from sglang.srt.managers.schedule_policy import CacheAwarePolicy
+
+from tests.engine.preemption import run_short_beside_long
+from tests.engine.scenarios import PAGE_SIZE, prompt
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine import prefill_share
 
@@ -86,6 +91,47 @@ def test_the_long_ones_rest_is_kept_free(harness, chunked):
     assert chunk.extend_end < 1024, "nothing was left to others, which this test is about"
     assert greedy not in admitted(harness)
     harness.run(chunked, greedy, short)
+
+
+@pytest.mark.parametrize(("others", "left_tokens"), [(14, 100), (15, 0)])
+def test_nothing_is_left_where_nobody_more_can_run(harness, others, left_tokens):
+    """At most 16 requests run; the long one is among them."""
+    running = [
+        harness.submit(prompt(100 + number, 5), 30, AgentTag(agent=f"o{number}", application="app"))
+        for number in range(others)
+    ]
+    harness.step(2)
+    long = harness.submit(prompt(1, 1100), 4, LONG)
+    harness.step()
+    short = harness.submit(prompt(2, 100), 4, SHORT)
+    harness.step()
+    left_tokens = -(-left_tokens // PAGE_SIZE) * PAGE_SIZE
+    assert harness.scheduler.chunked_req.extend_end == 1024 - left_tokens
+    harness.run(long, short, *running)
+
+
+def test_chunks_end_where_they_must(harness, chunked, monkeypatch):
+    """For deterministic inference SGLang prefills in multiples of a size."""
+    monkeypatch.setattr(harness.planner, "aligns_chunks", True)
+    short = harness.submit(prompt(2, 100), 4, SHORT)
+    harness.step()
+    assert harness.scheduler.chunked_req.extend_end == 1024
+    harness.run(chunked, short)
+
+
+def test_the_rest_is_kept_free_where_sglang_leaves_a_part_to_others(harness, chunked, monkeypatch):
+    """It then admits whatever fits beside the chunk, and came to "Prefill out of memory"."""
+    policy = harness.scheduler.policy
+    monkeypatch.setattr(policy, "policy", CacheAwarePolicy.SHORTEST_PREFILL_FIRST)
+    others = [harness.submit(prompt(20 + number, 200), 4) for number in range(6)]
+    harness.run(chunked, *others)
+
+
+@pytest.mark.slow
+def test_one_of_lower_priority_waits(tmp_path):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        ends = pool.submit(run_short_beside_long, tmp_path).result(timeout=300)
+    assert ends == [1024, 924, 924]
 
 
 @pytest.mark.parametrize("tokens", [700, 1500])

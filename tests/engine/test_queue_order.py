@@ -56,6 +56,23 @@ def test_of_one_tenant_the_older_application_goes_first(harness, tenant):
     harness.run(running, second, other, third)
 
 
+def test_what_a_tenant_did_not_ask_for_while_it_ran_gives_it_no_claim(harness):
+    """It holds little for a long time beside one that holds much, and then asks for much as well."""
+    little = harness.submit(prompt(1, 50), 300, of("old", "runs", "little"))
+    much = harness.submit(prompt(2, 1000), 300, of("young", "runs", "much"))
+    harness.step(3)
+    harness.at(harness.now_s + 3600.0)
+    asked = [
+        harness.submit(prompt(10 + number, 600), 4, of(name, f"a{number}", tenant))
+        for number, (name, tenant) in enumerate(
+            [("old", "little"), ("old", "little"), ("young", "much"), ("young", "much")]
+        )
+    ]
+    harness.step(3)
+    assert waiting(harness) == [asked[0], asked[2], asked[1], asked[3]], "they take turns"
+    harness.run(little, much, *asked)
+
+
 def test_when_all_is_over_no_tenant_is_kept(harness):
     rids = older_and_younger_in_the_queue(harness, "busy", "modest")
     harness.run(*rids)
@@ -74,7 +91,7 @@ def untagged_weight(harness, monkeypatch):
     harness.finish_everything()
     harness.step(2)
     accounts = harness.planner.applications.shares._accounts
-    assert all(account.running_tokens == account.requests == 0 for account in accounts.values())
+    assert all(account.running_tokens == account.queued == 0 for account in accounts.values())
     accounts.clear()
 
 
@@ -124,6 +141,16 @@ def test_both_hold_the_pool_in_proportion_while_both_ask_for_it(harness, untagge
             held[req.rid in chat] += len(req.origin_input_ids) + len(req.output_ids)
     assert held[True] / held[False] == pytest.approx(weight, rel=0.25)
     harness.run(*agents, *chat)
+
+
+def test_an_untagged_prompt_in_chunks_is_charged_once(harness, untagged_weight):
+    untagged_weight(1.0)
+    chat = harness.submit(prompt(1, 1500), 4)
+    harness.step(2)
+    assert harness.scheduler.chunked_req is not None
+    account = harness.planner.applications.shares._accounts[UNTAGGED]
+    assert (account.running_tokens, account.queued) == (1500, 0)
+    harness.run(chat)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Swapping out during a tool call and back in time, on a real scheduler."""
 
+import dataclasses
 import math
+import time
 
 import pytest
 
@@ -193,3 +195,19 @@ def test_untagged_requests_leave_no_trace_in_the_planner(harness):
     fill_pool(harness, requests=2)
     assert harness.planner.residents == {}
     assert len(harness.planner.table) == 0
+
+
+def test_a_crowd_of_calls_is_insured_in_no_time(harness):
+    """Whoever comes next was once looked for among all others: of so many, for seconds."""
+    stalled_agent(harness)
+    harness.settle()
+    temporal = harness.planner.temporal
+    resident = harness.planner.residents[AGENT.key]
+    for number in range(10_000):
+        key = AgentKey("crowd", f"a{number}")
+        agent = dataclasses.replace(resident.agent, key=key, seen_order=number)
+        temporal._uninsured[key] = dataclasses.replace(resident, agent=agent)
+    began_s = time.process_time()
+    harness.step()
+    assert time.process_time() - began_s < 1.0
+    assert temporal._uninsured == {}

@@ -90,6 +90,17 @@ def test_members_and_untagged_requests_pass_those_outside(taken, queued):
     taken.run(running, newcomer)
 
 
+def test_untagged_requests_do_not_wait_for_a_newcomer_that_has_gone(taken, queued):
+    running, newcomer = queued
+    taken.abort(newcomer)
+    taken.step(2)
+    untagged = taken.submit(prompt(5, 100), 2)
+    taken.step(6)
+    assert untagged in taken.finished
+    assert running not in taken.finished
+    taken.run(running)
+
+
 def test_a_smaller_newcomer_passes_one_that_came_with_it(taken, queued):
     running, larger = queued
     smaller = taken.submit(prompt(6, 20), 2, AgentTag(agent="s", application="smaller"))
@@ -171,6 +182,31 @@ def test_a_finished_application_leaves_nothing_behind(taken):
     assert applications._ended == set()
 
 
+def test_a_newcomer_that_is_said_to_have_finished_keeps_its_turn_to_enter(taken, queued):
+    """Its request is queued all the same, and must not wait behind everybody that comes later."""
+    running, newcomer = queued
+    taken.send(AgentFinish(agent=NEW.agent, application=NEW.application))
+    taken.at(taken.now_s + 2 * PROMPT_TOKEN_S * 900)
+    younger = taken.submit(prompt(6, 20), 2, AgentTag(agent="y", application="younger"))
+    taken.step(2)
+    assert waiting(taken) == [newcomer, younger]
+    taken.run(running, newcomer, younger)
+
+
+def test_a_member_that_is_said_to_have_finished_takes_part_until_its_last_request_is_over(taken):
+    running = taken.submit(prompt(2, 100), 20, OLD)
+    taken.step(2)
+    taken.send(ApplicationFinish(application=OLD.application))
+    taken.step(2)
+    applications = taken.planner.applications
+    member = applications.working_set.members["old"]
+    assert member.running_tokens >= 100
+    taken.run(running)
+    taken.step(2)
+    assert "old" not in applications.working_set.members
+    assert applications._accounts == applications._running == applications._turns == {}
+
+
 def test_what_still_runs_counts_when_another_request_of_the_application_has_ended(harness):
     """The event log's numbers of requests are not SGLang's."""
     long = harness.submit(prompt(1, 900), 60, OLD)
@@ -201,13 +237,15 @@ def test_siblings_demand_their_common_prefix_once(harness):
     harness.run(*siblings)
 
 
-def test_a_crowd_of_one_application_finishes_in_no_time(harness):
+def test_a_crowd_of_one_application_comes_and_goes_in_no_time(harness):
     """Each of them once looked through all others: of so many, for seconds."""
     for number in range(10_000):
         tag = AgentTag(agent=f"a{number}", application="crowd")
         harness.send(RequestBegin(rid=f"crowd-{number}", tag=tag))
         harness.send(RequestEnd(rid=f"crowd-{number}"))
+    began_s = time.process_time()
     harness.step(2)
+    assert time.process_time() - began_s < 3.0
     harness.send(ApplicationFinish(application="crowd"))
     began_s = time.process_time()
     harness.step()

@@ -8,9 +8,12 @@ from tokencake_sglang.spatial.prefill_share import SHARE, Short, shared_tokens
 PLENTY = 1_000_000
 
 
-def shared(*waiting: Short, left_tokens=60_000, memory_tokens=PLENTY, page_size=16) -> int:
+def shared(
+    *waiting: Short, places=100, left_tokens=60_000, memory_tokens=PLENTY, page_size=16
+) -> int:
     return shared_tokens(
         waiting,
+        places=places,
         left_tokens=left_tokens,
         step_tokens=8192,
         memory_tokens=memory_tokens,
@@ -42,6 +45,11 @@ def test_one_without_memory_gets_nothing():
     assert shared(Short(100, 5000), Short(100, 400), memory_tokens=500) == 112
 
 
+def test_no_more_get_something_than_can_be_admitted():
+    assert shared(Short(100, 100), Short(100, 100), Short(100, 100), places=2) == 224
+    assert shared(Short(100, 100), places=0) == shared(Short(100, 100), places=-3) == 0
+
+
 @given(
     st.lists(st.builds(Short, st.integers(0, 10_000), st.integers(0, 50_000)), max_size=20),
     st.integers(0, 100_000),
@@ -51,7 +59,7 @@ def test_one_without_memory_gets_nothing():
 )
 def test_at_least_half_of_a_step_stays(waiting, left, step, memory, page):
     got = shared_tokens(
-        waiting, left_tokens=left, step_tokens=step, memory_tokens=memory, page_size=page
+        waiting, places=9, left_tokens=left, step_tokens=step, memory_tokens=memory, page_size=page
     )
     assert got % page == 0
     assert 0 <= got <= SHARE * step

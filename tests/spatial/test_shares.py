@@ -19,7 +19,7 @@ class Shares(shares_module.Shares):
     def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
         tokens, requests = self.totals.get(tenant, (0, 0))
         self.totals[tenant] = running_tokens, int(active)
-        self.add(tenant, now_s, tokens=running_tokens - tokens, requests=int(active) - requests)
+        self.add(tenant, now_s, tokens=running_tokens - tokens, queued=int(active) - requests)
 
 
 def served(weights: dict[str, float], tenants: str, rounds: int) -> dict[str, int]:
@@ -56,6 +56,15 @@ def test_what_a_tenant_left_unused_while_it_was_away_gives_it_no_claim():
     assert away_s == busy_s
 
 
+def test_what_it_left_unused_while_it_ran_gives_it_no_claim_either():
+    shares = Shares({})
+    shares.add("little", 0.0, tokens=1, queued=0)
+    shares.add("much", 0.0, tokens=100, queued=0)
+    for tenant in ("much", "little"):
+        shares.add(tenant, 3600.0, tokens=0, queued=1)
+    assert shares.virtual_s("little", 3600.0) == shares.virtual_s("much", 3600.0)
+
+
 def test_a_tenant_that_has_waited_all_the_time_keeps_its_claim():
     shares = Shares({})
     shares.update("waiting", 0.0, running_tokens=0, active=True)
@@ -84,10 +93,10 @@ def test_idle_tenants_are_forgotten_once_that_changes_nothing():
 
 def test_a_tenant_is_active_until_the_last_of_its_requests_has_ended():
     shares = Shares({})
-    shares.add("two", 0.0, tokens=100, requests=2)
-    shares.add("one", 0.0, tokens=50, requests=1)
-    shares.add("two", 1.0, tokens=-60, requests=-1)
-    shares.add("one", 2.0, tokens=-50, requests=-1)
+    shares.add("two", 0.0, tokens=100, queued=2)
+    shares.add("one", 0.0, tokens=50, queued=1)
+    shares.add("two", 1.0, tokens=-60, queued=-1)
+    shares.add("one", 2.0, tokens=-50, queued=-1)
     assert shares.virtual_s("two", 2.0) == 100 + 40
     assert shares.virtual_s("new", 2.0) == 140, "it begins where the only active one is"
 
@@ -95,10 +104,10 @@ def test_a_tenant_is_active_until_the_last_of_its_requests_has_ended():
 def test_who_still_holds_something_is_not_forgotten():
     """An aborted request runs for another step, and what it held is taken off afterwards."""
     shares = Shares({})
-    shares.add("aborted", 0.0, tokens=100, requests=1)
-    shares.add("aborted", 0.0, tokens=0, requests=-1)
+    shares.add("aborted", 0.0, tokens=100, queued=1)
+    shares.add("aborted", 0.0, tokens=0, queued=-1)
     shares.forget_idle(0.0)
-    shares.add("aborted", 1.0, tokens=-100, requests=0)
+    shares.add("aborted", 1.0, tokens=-100, queued=0)
     assert shares.virtual_s("aborted", 50.0) == 100
 
 

@@ -1,5 +1,6 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Outside(StrEnum):
 
 @dataclass(slots=True)
 class _Account:
-    """What an application adds to its tenant's: tokens of running requests, and open requests.
+    """What an application adds to its tenant's: tokens of running requests, and queued requests.
 
     ``came_s``: when the first of its open requests did. ``enters_s``: when it is its turn to enter
     the working set, once that has been asked.
@@ -50,7 +51,7 @@ class _Account:
     came_s: float
     enters_s: float | None = None
     tokens: int = 0
-    requests: int = 0
+    queued: int = 0
 
 
 class Applications:
@@ -93,6 +94,7 @@ class Applications:
         self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
+        self._open: Counter[str] = Counter()  # requests, queued or running, by application
         self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
         self._ended: set[str] = set()  # applications with a request that has ended since the step
         # Prompts, in tokens, of the first newcomers that the last attempt left outside: of the one
@@ -101,7 +103,7 @@ class Applications:
         self._over_quota: dict[str, int] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
         self._untagged_rids: list[str] = []  # of those that run, and what these hold
-        self._untagged_tokens = self._untagged_requests = 0
+        self._untagged_tokens = self._untagged_queued = 0
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -109,15 +111,21 @@ class Applications:
         if agent.key.application not in self._accounts:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant, now_s)
-        self._note_turns(agent.key.application, now_s)
+        self._open[agent.key.application] += 1
+        self._note_turns(agent, now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
         """A request of the agent's is over, also one that took no turn: it was aborted."""
         if not agent.rids:
             self._turns.pop(agent.key, None)
+        self._open[agent.key.application] -= 1
+        if not self._open[agent.key.application]:
+            del self._open[agent.key.application]
         self._ended.add(agent.key.application)
         self._tell(agent.key.application, now_s)
+        if agent.finished:
+            self._leave_with_last_request(agent.key.application, now_s)
 
     def admitted(self, reqs: "Iterable[Req]", now_s: float) -> None:
         """A prefill batch was formed."""
@@ -134,12 +142,12 @@ class Applications:
         application = resident.agent.key.application
         self._running.get(application, {}).pop(rid, None)
         self._tell(application, now_s)
-        nodes: dict[int, int] = {}
-        for agent in self.agents_in(application):
-            other = self.residents.get(agent.key)
-            if other is not None and not agent.finished:
-                nodes |= {node.id: len(node.key) for node in self.cache.path(other.leaf_id)}
-        self.working_set.grow(application, sum(nodes.values()))
+        leaf_ids = [
+            other.leaf_id
+            for agent in self.agents_in(application)
+            if (other := self.residents.get(agent.key)) is not None and not agent.finished
+        ]
+        self.working_set.grow(application, self.cache.together_tokens(leaf_ids))
 
     def agent_left(
         self, agent: Agent, now_s: float, *, forgotten: bool = False, event: int
@@ -151,7 +159,8 @@ class Applications:
                 the first of them has ended is not looked for again.
         """
         application = agent.key.application
-        self._turns.pop(agent.key, None)
+        if not agent.rids:
+            self._turns.pop(agent.key, None)
         if not forgotten and self._left == (application, event):
             return
         others = self.agents_in(application)
@@ -159,14 +168,25 @@ class Applications:
             self._left = application, event
             if not others:
                 self.paths.forget(application)
-            elif not forgotten:
-                self.paths.finished(application, now_s)
-            self._declared.pop(application, None)
-            self._running.pop(application, None)
-            self._ended.discard(application)
-            self.working_set.leave(application)
-            self._charge(application, now_s, tokens=0, requests=0)
-            self.shares.forget_idle(now_s)
+            if not self._open[application]:
+                self._leave(application, now_s, finished=not forgotten)
+
+    def _leave_with_last_request(self, application: str, now_s: float) -> None:
+        """Agents may be said to have finished while requests of theirs are still queued or run."""
+        if self._open[application]:
+            return
+        if all(other.finished for other in self.agents_in(application)):
+            self._leave(application, now_s, finished=True)
+
+    def _leave(self, application: str, now_s: float, *, finished: bool) -> None:
+        if finished:
+            self.paths.finished(application, now_s)
+        self._declared.pop(application, None)
+        self._running.pop(application, None)
+        self._ended.discard(application)
+        self.working_set.leave(application)
+        self._charge(application, now_s, tokens=0, queued=0)
+        self.shares.forget_idle(now_s)
 
     def step(self, running: "Iterable[Req]", now_s: float) -> None:
         """Looks which requests still run, after some have ended. The event log cannot say: its
@@ -182,7 +202,7 @@ class Applications:
             else:
                 self._running.pop(application, None)
             self._tell(application, now_s)
-            if len(left) <= self._asked(application):
+            if len(left) <= self._open[application]:
                 self._ended.discard(application)  # else one was aborted and runs for another step
 
     def look_at_untagged(
@@ -190,14 +210,14 @@ class Applications:
     ) -> None:
         """Once a step, where untagged requests are a tenant: no event tells of them."""
         held = [req for req in running if self.agent_of(req) is None and not req.finished()]
-        requests = len(held) + sum(self.agent_of(req) is None for req in waiting)
+        queued = sum(self.agent_of(req) is None for req in waiting)
         tokens = self._untagged_tokens
         if (rids := [req.rid for req in held]) != self._untagged_rids:
             self._untagged_rids, tokens = rids, self._held_tokens(held)
-        more = tokens - self._untagged_tokens, requests - self._untagged_requests
+        more = tokens - self._untagged_tokens, queued - self._untagged_queued
         if more != (0, 0):
-            self.shares.add(UNTAGGED, now_s, tokens=more[0], requests=more[1])
-            self._untagged_tokens, self._untagged_requests = tokens, requests
+            self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
+            self._untagged_tokens, self._untagged_queued = tokens, queued
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -251,14 +271,16 @@ class Applications:
             known = self._declared[application] = graph, DeclaredPaths(graph)
         return known[1]
 
-    def _note_turns(self, application: str, now_s: float) -> None:
-        """Remembers new open turns, where there is more than one agent: a single one has nobody to
-        go before, and there may be very many of those. Of an agent's several requests at once the
-        first counts."""
+    def _note_turns(self, began: Agent, now_s: float) -> None:
+        """Remembers the agent's open turn, where there is more than one agent: a single one has
+        nobody to go before, and there may be very many of those. Of an agent's several requests at
+        once the first counts."""
+        application = began.key.application
         agents = self.agents_in(application)
         if len(agents) == 1:
             return
-        for agent in agents:
+        # With the second agent that of the first begins to count; of more, all others' do already.
+        for agent in agents if len(agents) == 2 else (began,):
             if agent.rids and agent.key not in self._turns:
                 name = agent.node or agent.key.agent
                 turn = Place.of(agent.agent_type, name, agent.turns), agent.last_event_s
@@ -338,9 +360,10 @@ class Applications:
     def _tell(self, application: str, now_s: float) -> None:
         # A retracted one holds nothing and waits, until it is admitted anew.
         running = [r for r in self._running.get(application, {}).values() if r.lock is not None]
-        asked = self._asked(application)
+        asked = self._open[application]
         tokens = self._held_tokens(running)
-        self._charge(application, now_s, tokens=tokens, requests=asked)
+        # One of the event log's requests may be several of SGLang's (parallel sampling).
+        self._charge(application, now_s, tokens=tokens, queued=max(0, asked - len(running)))
         if application in self.working_set:
             self.working_set.update(
                 application, now_s, running_tokens=tokens, waits=asked > len(running)
@@ -356,24 +379,17 @@ class Applications:
             shared |= path
         return own_tokens + sum(shared.values())
 
-    def _charge(self, application: str, now_s: float, *, tokens: int, requests: int) -> None:
-        """Tells the shares what the application's tenant now holds and asks for."""
+    def _charge(self, application: str, now_s: float, *, tokens: int, queued: int) -> None:
+        """Tells the shares what the application's tenant now holds and waits for."""
         account = self._accounts.get(application)
-        if account is None or (tokens, requests) == (account.tokens, account.requests):
+        if account is None:
             return
-        self.shares.add(
-            account.tenant,
-            now_s,
-            tokens=tokens - account.tokens,
-            requests=requests - account.requests,
-        )
-        account.tokens, account.requests = tokens, requests
-        if not tokens and not requests:
+        more = tokens - account.tokens, queued - account.queued
+        if more != (0, 0):
+            self.shares.add(account.tenant, now_s, tokens=more[0], queued=more[1])
+            account.tokens, account.queued = tokens, queued
+        if not tokens and not self._open[application]:
             del self._accounts[application]  # most applications are in calls
-
-    def _asked(self, application: str) -> int:
-        """How many requests of the application are open, queued or running."""
-        return sum(len(agent.rids) for agent in self.agents_in(application))
 
     def snapshot(self, now_s: float) -> dict[str, int]:
         return {

@@ -183,6 +183,18 @@ class TokencakeCache(UnifiedRadixCache):
             if not node.evicted and all(data.lock_ref == 0 for data in node.component_data)
         )
 
+    def together_tokens(self, leaf_ids: Iterable[int]) -> int:
+        """Tokens of several paths, on either tier, shared prefixes once."""
+        seen: set[int] = set()
+        tokens = 0
+        for leaf_id in leaf_ids:
+            for node in self._ascent(leaf_id):
+                if node.id in seen:
+                    break  # and so is what is above it
+                seen.add(node.id)
+                tokens += len(node.key)
+        return tokens
+
     def uncopied_tokens(self, leaf_id: int) -> int:
         """The path's tokens that have no host copy, finished or under way."""
         return sum(len(node.key) for node in self.path(leaf_id) if not node.backuped)
@@ -433,15 +445,10 @@ class TokencakeCache(UnifiedRadixCache):
     def pinned_tokens(self, holders: Iterable[object], also: int | None = None) -> int:
         """Device tokens that ``holders`` pin together, shared prefixes once; ``also`` a leaf."""
         leaves = [self._pins[holder] for holder in holders if holder in self._pins]
-        return self._union_tokens(leaves, also)
+        return self.together_tokens(leaves if also is None else [*leaves, also])
 
     def is_pinned(self, holder: object) -> bool:
         return holder in self._pins
-
-    def _union_tokens(self, leaf_ids: list[int], also: int | None) -> int:
-        leaves = leaf_ids if also is None else [*leaf_ids, also]
-        nodes = {node.id: len(node.key) for leaf in leaves for node in self.path(leaf)}
-        return sum(nodes.values())
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -1,5 +1,6 @@
 """Admission with as much room for answers as answers of their kind take."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,13 +9,34 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, PrefillAdder
 
 from tokencake_sglang.spatial.lengths import OutputLengths
+from tokencake_sglang.spatial.prefill_share import SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.managers.scheduler import Scheduler
 
     from tokencake_sglang.agents.table import Agent
+
+MIXED_SHARE = 0.5
+"""Part of a chunk that is taken to be prefill at least, where decoding is mixed with it."""
+
+
+def decodes_beside_prompt(scheduler: "Scheduler") -> int:
+    """The most tokens that a running request gets while one prompt is prefilled in chunks.
+
+    None, unless SGLang mixes chunks with decoding or decodes between them. Nobody asks then whether
+    the rest of the prompt still fits: if answers turn out longer than others of their kind and have
+    taken its slots, no request can be retracted, and the scheduler ends.
+    """
+    chunk_tokens = scheduler.chunked_prefill_size
+    decodes = int(scheduler.is_mixed_chunk) + scheduler.prefill_decode_interval
+    if chunk_tokens is None or decodes == 0:
+        return 0
+    # What is mixed with decoding is a part of the chunk, and so is what shorter prompts take.
+    least_tokens = max(1, int(chunk_tokens * MIXED_SHARE * (1.0 - SHARE)))
+    return decodes * math.ceil(scheduler.max_req_input_len / least_tokens)
 
 
 class Headroom:
@@ -22,10 +44,14 @@ class Headroom:
 
     Untagged requests, and those of a fixed length, stay with SGLang's own estimate: the declared
     limit for a newcomer, and the part of it that usually was taken lately for those that run.
+
+    Args:
+        least_tokens: expected of a request at least, however short answers of its kind are.
     """
 
-    def __init__(self, agent_of: "Callable[[Req], Agent | None]") -> None:
+    def __init__(self, agent_of: "Callable[[Req], Agent | None]", *, least_tokens: int = 0) -> None:
         self.agent_of = agent_of
+        self.least_tokens = least_tokens
         self.lengths = OutputLengths()
 
     def turn_ended(self, agent: "Agent", req: "Req") -> None:
@@ -44,7 +70,7 @@ class Headroom:
         predicted = self.lengths.tokens_left(agent.agent_type, generated)
         if predicted is None:
             return None
-        least = req.sampling_params.min_new_tokens - generated
+        least = max(req.sampling_params.min_new_tokens - generated, self.least_tokens)
         return min(max(predicted, least), req.sampling_params.max_new_tokens - generated)
 
     @contextmanager

@@ -96,11 +96,12 @@ class Planner(RankPlanner):
             # Where there are priorities SGLang preempts whoever is in the way of a higher one.
             bounded="working-set" not in config.without and not self.by_priority,
         )
-        self.headroom = Headroom(self.agent_of)
+        self.headroom = Headroom(self.agent_of, least_tokens=self.decodes_beside_prompt)
         self.orders = "order" not in config.without
         self.queue: list[Req] = []
         """At the last ``order``, which precedes each attempt at admission."""
         self._found_over_quota = False
+        self._closed_for_newcomers = False  # by the last attempt, and not by SGLang
         if config.temporal_on:
             if self.copies is not None:
                 # Bound by SGLang at the first eviction, so it has to be in place before.
@@ -229,7 +230,9 @@ class Planner(RankPlanner):
     ) -> None:
         self.eviction.tell(self.now_s)
         if self.config.spatial_on:
-            admitted = running if chunked is None else [*running, chunked]
+            admitted = running
+            if chunked is not None and chunked not in running:  # the last batch may be of decoding
+                admitted = [*running, chunked]
             self.applications.step(admitted, self.now_s)
             if len(self.table) and UNTAGGED in self.applications.shares.weights:
                 self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
@@ -261,12 +264,14 @@ class Planner(RankPlanner):
         """Where there are tagged requests: without any, admission is SGLang's."""
         if "reopening" in self.config.without:
             return False
-        if not self.has_changed(waiting_queue) and not self.applications.may_enter(self.now_s):
-            return False
-        return any(self.agent_of(req) is not None for req in waiting_queue)
+        if not any(self.agent_of(req) is not None for req in waiting_queue):
+            # Newcomers for which it was closed may have gone: nobody waits for their sake.
+            return self._closed_for_newcomers and bool(waiting_queue)
+        return self.has_changed(waiting_queue) or self.applications.may_enter(self.now_s)
 
     def order(self, waiting_queue: "list[Req]") -> None:
         self.queue = waiting_queue
+        self._closed_for_newcomers = False
         if self.config.spatial_on:
             self.applications.look_at_queue()
             if self.orders:
@@ -320,7 +325,9 @@ class Planner(RankPlanner):
         # Behind newcomers whose tenants are over their quotas others may still have to be looked
         # at, because the step had no time for another prompt.
         over_quota, self._found_over_quota = self._found_over_quota, False
-        return super().closes_admission(admitted=admitted) or (over_quota and not admitted)
+        closes = super().closes_admission(admitted=admitted) or (over_quota and not admitted)
+        self._closed_for_newcomers = self._closed_for_newcomers or closes
+        return closes
 
     def drop_one_pin(self, reason: str) -> bool:
         if self.temporal.uploads.drop_one_hold(self.now_s, reason):

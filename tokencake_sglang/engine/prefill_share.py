@@ -9,6 +9,7 @@ out of memory" (``hicache-spf`` in docs/benchmarks.md).
 from typing import TYPE_CHECKING
 
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
+from sglang.srt.runtime_context import get_parallel, get_schedule
 
 from tokencake_sglang.spatial.prefill_share import Short, shared_tokens
 
@@ -26,12 +27,13 @@ def sharing_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillA
     class SharingPrefillAdder(base):
         def add_chunked_req(self, req: "Req"):
             step_tokens = self.rem_chunk_tokens
-            if step_tokens is None or self.dllm_config is not None:
+            if step_tokens is None or self.dllm_config is not None or planner.aligns_chunks:
                 return super().add_chunked_req(req)
             left_tokens = len(req.full_untruncated_fill_ids) - req.prefix_len
             needed_tokens = left_tokens + _answer_tokens(req)
             shared = shared_tokens(
-                self._waiting(),
+                self._waiting(req),
+                places=self._places(),
                 left_tokens=left_tokens,
                 step_tokens=step_tokens,
                 memory_tokens=int(self.rem_total_tokens) - needed_tokens,
@@ -40,17 +42,31 @@ def sharing_adder(base: type[PrefillAdder], planner: "Planner") -> type[PrefillA
             if shared:
                 self.chunked_req_limit = (step_tokens - shared) // self.page_size * self.page_size
             unfinished = super().add_chunked_req(req)
-            if unfinished is not None and shared:
+            if unfinished is not None and self.chunked_req_limit is not None:
                 # SGLang takes the rest for granted, for nobody else is admitted until it is done.
+                # Its policy shortest-prefill-first limits chunks as well.
                 taken_tokens = req.extend_end - req.prefix_len
                 self.memory_budget.total_offset += needed_tokens - taken_tokens
             return unfinished
 
-        def _waiting(self) -> "Iterator[Short]":
-            """Requests of applications that take part; the others keep to SGLang's rule."""
+        def _places(self) -> int:
+            """How many requests SGLang would still admit beside the prompt in chunks."""
+            if self.running_batch.batch_is_full:
+                return 0
+            places = get_parallel().pp_max_micro_batch_size - self.running_batch.batch_size()
+            if self.prefill_max_requests is not None:
+                places = min(places, self.prefill_max_requests)
+            return places - 1
+
+        def _waiting(self, chunked: "Req") -> "Iterator[Short]":
+            """Requests of applications that take part, and of no lower priority than the prompt in
+            chunks; the others keep to SGLang's rule."""
+            sign = 1 if get_schedule().schedule_low_priority_values_first else -1
             for req in planner.queue:
                 agent = planner.agent_of(req)
                 if agent is None or not planner.applications.takes_part(agent):
+                    continue
+                if planner.by_priority and req.priority * sign > chunked.priority * sign:
                     continue
                 prompt_tokens = len(req.origin_input_ids) + len(req.output_ids)
                 resident = planner.residents.get(agent.key)

@@ -39,6 +39,10 @@ class RankPlanner(ABC):
         kv_bytes_per_token: on this rank, all layers.
         writes_log: whether this rank writes the decision log file (one per group does).
         by_priority: whether requests have priorities, and SGLang preempts for them.
+        decodes_beside_prompt: tokens that a running request gets at most while one prompt is
+            prefilled in chunks.
+        aligns_chunks: whether chunks must end where SGLang ends them, so that a prompt's KV is the
+            same whoever runs beside it (deterministic inference).
     """
 
     def __init__(
@@ -50,12 +54,16 @@ class RankPlanner(ABC):
         kv_bytes_per_token: int,
         writes_log: bool,
         by_priority: bool = False,
+        decodes_beside_prompt: int = 0,
+        aligns_chunks: bool = False,
     ) -> None:
         self.config = config
         self.cache = cache
         self.pool_tokens = pool_tokens
         self.kv_bytes_per_token = kv_bytes_per_token
         self.by_priority = by_priority
+        self.decodes_beside_prompt = decodes_beside_prompt
+        self.aligns_chunks = aligns_chunks
         self.table = AgentTable(
             call_timeout_s=config.call_timeout_s, agent_timeout_s=config.agent_timeout_s
         )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.headroom import decodes_beside_prompt
 from tokencake_sglang.engine.messages import (
     TokencakeEvent,
     TokencakeStatusReply,
@@ -73,6 +74,8 @@ class SchedulerHooks:
             kv_bytes_per_token=cache.kv_bytes_per_token,
             writes_log=writes_log,
             by_priority=scheduler.enable_priority_scheduling,
+            decodes_beside_prompt=decodes_beside_prompt(scheduler),
+            aligns_chunks=scheduler.truncation_align_size is not None,
         )
         setattr(scheduler, PLANNER, planner)
         self._check_host_tier(planner, writes_log=writes_log)

@@ -1,6 +1,5 @@
 """Applies the temporal policy to the cache: insure, expect, and what eviction has taken."""
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 
@@ -235,15 +234,7 @@ class TemporalExecutor:
             self._note_losses(now_s)
         if not self._looks:
             return
-        while self._uninsured:
-            # Evicted first is what is used last: that is worth a copy most.
-            last_used = heapq.nlargest(
-                INSURES_TRIED,
-                self._uninsured.values(),
-                key=lambda resident: (resident.return_s or 0.0, -resident.agent.seen_order),
-            )
-            if not any(self._insure(each, now_s, keep_free_tokens) for each in last_used):
-                break
+        self._insure_all(now_s, keep_free_tokens)
         if (loaded := self.uploads.finish_piece(now_s)) is not None:
             self._set_alarms(loaded)
         for resident in self.storage.step(now_s, self.step_gap.longest_s):
@@ -259,6 +250,24 @@ class TemporalExecutor:
             queue_waits=queue_waits,
             keep_free_tokens=keep_free_tokens,
         )
+
+    def _insure_all(self, now_s: float, keep_free_tokens: int) -> None:
+        """As many as there is room for."""
+        if not self._uninsured:
+            return
+        # Evicted first is what is used last: that is worth a copy most.
+        last_used = sorted(
+            self._uninsured.values(),
+            key=lambda resident: (resident.return_s or 0.0, -resident.agent.seen_order),
+        )
+        tried: list[Resident] = []  # and not settled
+        while True:
+            while last_used and len(tried) < INSURES_TRIED:
+                tried.append(last_used.pop())
+            settled = next((r for r in tried if self._insure(r, now_s, keep_free_tokens)), None)
+            if settled is None:
+                return
+            tried.remove(settled)
 
     def _insure(self, resident: Resident, now_s: float, keep_free_tokens: int) -> bool:
         """A copy locks the path until it is done: what others are sure to take must be left.

@@ -19,6 +19,7 @@ class Short:
 def shared_tokens(
     waiting: Iterable[Short],
     *,
+    places: int,
     left_tokens: int,
     step_tokens: int,
     memory_tokens: int,
@@ -32,13 +33,14 @@ def shared_tokens(
     16(3), 1968), that fit whole, and for which there is memory.
 
     Args:
+        places: how many of them can be admitted in this step.
         left_tokens: of the prompt in chunks.
         step_tokens: what a step prefills at most.
         memory_tokens: free or evictable, less what the prompt in chunks and its answer still take.
     """
     most_tokens = int(SHARE * step_tokens)
     shared = 0
-    for short in waiting:
+    for short in waiting if places > 0 else ():
         pages_tokens = -(-short.prefill_tokens // page_size) * page_size
         if (
             short.prefill_tokens < left_tokens
@@ -47,4 +49,7 @@ def shared_tokens(
         ):
             shared += pages_tokens
             memory_tokens -= short.held_tokens
+            places -= 1
+            if places == 0:
+                break
     return shared

@@ -3,7 +3,7 @@
 Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) on what is scarce here: each tenant
 has a virtual time, the token-seconds that its requests have held in the pool, divided by its
 weight, and whoever is least ahead goes first. Tenants that always have something to run so hold
-the pool in proportion to their weights; what one leaves unused the others have.
+the pool in proportion to their weights; what one leaves unused the others have, for good.
 """
 
 import heapq
@@ -27,12 +27,8 @@ ADMITTED_S = 10.0
 class _Account:
     virtual_s: float = 0.0
     running_tokens: int = 0
-    requests: int = 0
+    queued: int = 0
     since_s: float = 0.0
-
-    @property
-    def active(self) -> bool:
-        return self.requests > 0
 
 
 class Shares:
@@ -46,20 +42,20 @@ class Shares:
         self.weights = dict(weights)
         self._accounts: dict[Tenant, _Account] = {}
 
-    def add(self, tenant: Tenant, now_s: float, *, tokens: int, requests: int) -> None:
-        """The tenant's requests hold ``tokens`` more from now on, or fewer, and it has ``requests``
-        more of them, queued or running.
+    def add(self, tenant: Tenant, now_s: float, *, tokens: int, queued: int) -> None:
+        """The tenant's requests hold ``tokens`` more from now on, or fewer, and ``queued`` more of
+        them wait.
 
-        A tenant that becomes active begins no earlier than those that are: what it left unused
-        while it asked for nothing gives it no claim.
+        A tenant that begins to wait begins no earlier than those that do: what it left unused while
+        it asked for no more than it had gives it no claim, however long that was.
         """
         account = self._accounts.setdefault(tenant, _Account())
         virtual_s = self.virtual_s(tenant, now_s)
-        if not account.active and account.requests + requests > 0:
+        if account.queued <= 0 < account.queued + queued:
             virtual_s = max(virtual_s, self._floor(now_s))
         account.virtual_s, account.since_s = virtual_s, now_s
         account.running_tokens += tokens
-        account.requests += requests
+        account.queued += queued
 
     def virtual_s(self, tenant: Tenant, now_s: float) -> float:
         """The tenant's virtual time, in token-seconds per weight. Changes nothing."""
@@ -124,25 +120,25 @@ class Shares:
         return self.virtual_s(tenant, now_s) + charged.get(tenant, 0.0), number
 
     def forget_idle(self, now_s: float) -> None:
-        """Drops tenants that hold nothing, are not active and would begin again where anybody new
+        """Drops tenants that hold nothing, wait for nothing and would begin again where anybody new
         does."""
         floor = self._floor(now_s)
         self._accounts = {
             tenant: account
             for tenant, account in self._accounts.items()
-            if account.active or account.running_tokens or account.virtual_s > floor
+            if account.queued or account.running_tokens or account.virtual_s > floor
         }
 
     def _floor(self, now_s: float) -> float:
-        """Where whoever comes anew begins: at the least of those that are active."""
-        active = [
+        """Where whoever comes anew begins: at the least of those that wait."""
+        waiting = [
             self.virtual_s(tenant, now_s)
             for tenant, account in self._accounts.items()
-            if account.active
+            if account.queued > 0
         ]
-        if active:
-            return min(active)
-        return max((account.virtual_s for account in self._accounts.values()), default=0.0)
+        if waiting:
+            return min(waiting)
+        return max((self.virtual_s(tenant, now_s) for tenant in self._accounts), default=0.0)
 
     def _weight(self, tenant: Tenant) -> float:
         return self.weights.get(tenant, 1.0)
