@@ -6,7 +6,13 @@ import msgspec
 
 from benchmarks.workloads import chat, tokencake_dags
 from tests.timewarp.runs import time_warp
-from tokencake_sglang.replay.arrivals import equal_spacing, lanes, merge, replicate
+from tokencake_sglang.replay.arrivals import (
+    equal_spacing,
+    lanes,
+    merge,
+    replicate,
+    with_tenants,
+)
 from tokencake_sglang.replay.bounds import bounds
 from tokencake_sglang.replay.claims import Claim
 from tokencake_sglang.replay.driver import Replay
@@ -110,3 +116,23 @@ def code_writers(
         "machine": msgspec.to_builtins(machine_figures(replay, 1.0)),
         "bounds": msgspec.to_builtins(bounds(workload, warp.cost, pool_tokens=pool_tokens)),
     }
+
+
+def tenants_and_the_pool() -> list[tuple[int, int]]:
+    """In each look at the pool: what two tenants' running requests held, and what ran at all."""
+    pool_tokens = POOL_TOKENS["code_writer"]
+    workload = equal_spacing(replicate(tokencake_dags.load("code_writer"), 2), 1.0)
+    warp = time_warp(
+        pool_tokens=pool_tokens,
+        host_tokens=10 * pool_tokens,
+        flags=SYSTEMS["hicache"].flags,
+    )
+    replay = Replay(with_tenants(workload, ["a", "b"]), warp)
+    replay.run()
+    assert replay.holdings is not None
+    running = {sample.time_s: sample.running for sample in replay.occupancy.samples}
+    return [
+        (sum(sample.tokens.values()), running[sample.time_s])
+        for sample in replay.holdings.samples
+        if sample.time_s in running
+    ]
