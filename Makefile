@@ -23,10 +23,10 @@ JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 bench: env  ## the standard matrix in virtual time; says beforehand how long, and resumes
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS)
 
-LONG_SETS = limits sensitivity sessions headline noise noise-load host link load
+LONG_SETS = limits sensitivity sessions sharing headline noise noise-load host link load
 bench-long: env  ## hours: what else is compared on the standard cells, and the sets with five seeds
 	$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) \
-		--systems 'tokencake-*,reopen-*,oracle-*'
+		--systems 'tokencake-no-*,tokencake-temporal,tokencake-spatial,tokencake-reserve,tokencake-chat-*,reopen-*,oracle-*'
 	for set in $(LONG_SETS); do \
 		$(VENV)/bin/python -m benchmarks.matrix run --jobs $(JOBS) --set $$set || exit 1; \
 	done

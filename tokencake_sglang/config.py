@@ -23,7 +23,9 @@ CONFIG_VARIABLE = "TOKENCAKE_CONFIG"
 VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
-Part = Literal["order", "working-set", "reopening", "headroom", "sharing", "eviction", "uploads"]
+Part = Literal[
+    "order", "paths", "working-set", "reopening", "headroom", "sharing", "eviction", "uploads"
+]
 SWITCHES = ("temporal", "spatial")
 LISTS = ("critical_types", "without")
 """Written ``a,b`` in flags and variables."""
@@ -172,8 +174,8 @@ class TokencakeConfig:
     without: Annotated[
         tuple[Part, ...],
         Field(
-            description="parts that do nothing, to measure what they are worth: order, working-set, "
-            "reopening, headroom, sharing, eviction, uploads"
+            description="parts that do nothing, to measure what they are worth: order, paths, "
+            "working-set, reopening, headroom, sharing, eviction, uploads"
         ),
     ] = ()
     decision_log: Annotated[

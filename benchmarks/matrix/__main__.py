@@ -144,7 +144,7 @@ def tasks(set_name: str, cells: str, system_names: str | None) -> list[Task]:
     return [
         Task(set_name, cell, system, series=(cell.id, system) in sets.PLOTTED)
         for cell in sorted(chosen, key=lambda cell: cell.workload.seed)
-        for system in systems.names(system_names or sets.USUAL_SYSTEMS[set_name])
+        for system in systems.names(system_names or sets.usual_systems(set_name, cell))
     ]
 
 

@@ -31,6 +31,8 @@ class Cell(
     compute_scale: float = 1.0
     bandwidth_scale: float = 1.0
     link_scale: float = 1.0
+    critical_apart: bool = False
+    """Whether its figures have the first tokens of critical agents and of others apart."""
 
     @property
     def group(self) -> str:

@@ -48,6 +48,7 @@ def execute(
         return Outcome(workload=digest(workload), figures=least, real_s=real_s)
     from tokencake_sglang.replay import tool_times
     from tokencake_sglang.replay.driver import Replay
+    from tokencake_sglang.replay.figures import critical_first_tokens
     from tokencake_sglang.replay.figures import figures as figures_of
     from tokencake_sglang.replay.machine import machine_figures
 
@@ -58,11 +59,15 @@ def execute(
         priorities=system.priorities,
         declared_tokens=cell.workload.declared_tokens,
         occupancy_interval_s=cell.sample_s,
+        tenants=system.tenants is not False,
+        graphs=bool(system.graphs),
     )
     replay.run()
     real_s = time.perf_counter() - started_s
     found = figures_of(replay)
     check_work(workload, found)
+    if cell.critical_apart:
+        found["critical_first_token_s"] = msgspec.to_builtins(critical_first_tokens(replay))
     return Outcome(
         workload=digest(workload),
         figures=figures.compact(figures.agents_only(workload, found)),

@@ -193,6 +193,60 @@ def sessions() -> Iterator[Cell]:
             )
 
 
+def sharing() -> Iterator[Cell]:
+    """Who gets what of a server that is asked for more than it can do: two tenants of the same
+    applications, one of few small ones beside one that floods it, critical agents and the others;
+    and what it is worth to know how long applications still take.
+
+    Twenty-four applications that come at random.
+    """
+    for seed in range(2):
+        workload = WorkloadSpec(
+            source="code_writer",
+            applications=24,
+            arrivals="poisson",
+            rate=1.0,
+            seed=seed,
+            tenants="a,b",
+        )
+        yield Cell(id=f"tenants/two-seed-{seed}", workload=workload, **A800)
+    for seed in range(2):
+        workload = WorkloadSpec(
+            source="code_writer",
+            applications=24,
+            arrivals="poisson",
+            rate=1.0,
+            seed=seed,
+            tenants="heavy",
+            beside=8,
+            beside_rate=1 / 60,
+            beside_from_s=60.0,
+        )
+        yield Cell(id=f"isolation/beside-seed-{seed}", workload=workload, **A800)
+    alone = WorkloadSpec(
+        source="small", applications=8, arrivals="equal", rate=1 / 60, tenants="light"
+    )
+    yield Cell(id="isolation/alone", workload=alone, **A800)
+    for seed in range(2):
+        workload = WorkloadSpec(
+            source="code_writer", applications=24, arrivals="poisson", rate=0.2, seed=seed
+        )
+        yield Cell(
+            id=f"reserve/code_writer-seed-{seed}", workload=workload, critical_apart=True, **A800
+        )
+    for name in (*DAGS, "uneven"):
+        for seed in range(2):
+            workload = WorkloadSpec(
+                source=name,
+                applications=24,
+                arrivals="poisson",
+                rate=0.2,
+                seed=seed,
+                unmarked=True,
+            )
+            yield Cell(id=f"paths/{name}-seed-{seed}", workload=workload, **A800)
+
+
 def check() -> Iterator[Cell]:
     """Small enough to be run again by ``make bench-check``."""
     for name, arrivals, tokens in (
@@ -218,6 +272,7 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "headline": headline,
     "sensitivity": sensitivity,
     "sessions": sessions,
+    "sharing": sharing,
     "check": check,
 }
 
@@ -260,8 +315,25 @@ USUAL_SYSTEMS = {
     # Response ratio and shortest prefill are best at something here. On the DAGs, as `standard`
     # shows, they are far behind. In a crowd another oracle is the best.
     "sessions": f"{_FEW},hicache-hrrn,hicache-spf,tokencake-temporal,thunderagent,mori,oracle-shortest",
+    "sharing": "stock,hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
+    "tokencake-tenant-quota,tokencake-reserve*,tokencake-no-paths,tokencake-graphs",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
+
+SYSTEMS_OF_GROUP = {
+    "tenants": "hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
+    "tokencake-tenant-quota",
+    "isolation": "stock,hicache,hicache-lpm,tokencake,tokencake-untold",
+    "reserve": "tokencake,tokencake-reserve*",
+    "paths": "tokencake,tokencake-no-paths,tokencake-graphs",
+}
+"""Of its set's usual systems those that say something of a group's cells; of other groups all."""
+
+
+def usual_systems(set_name: str, cell: Cell) -> str:
+    """What runs on a cell if nothing is asked for by name, as a pattern."""
+    return SYSTEMS_OF_GROUP.get(cell.group, USUAL_SYSTEMS[set_name])
+
 
 PLOTTED = (
     ("code_writer/equal-0.2", "hicache-lpm"),

@@ -36,7 +36,37 @@ VARIANTS: dict[str, System] = {
             "--tokencake-untagged-first-token-s",
             "2",
         ),
+        _variant(
+            "reserve-0.2", "with a reserve of a fifth of the pool", "--tokencake-reserve-max", "0.2"
+        ),
+        _variant(
+            "reserve-by-type",
+            "with a reserve of a fifth of the pool, of which programmers have half and revisers a "
+            "quarter",
+            *("--tokencake-reserve-max", "0.2"),
+            *("--tokencake-quotas", "programmer=0.5,reviser=0.25"),
+        ),
+        _variant("weights", "with weights of 2 to 1", "--tokencake-tenants", "a=2,b=1"),
+        _variant(
+            "tenant-quota",
+            "with a quota of a quarter of the pool for one tenant",
+            "--tokencake-tenant-quotas",
+            "b=0.25",
+        ),
+        System(
+            "tokencake-untold",
+            "told of no tenants",
+            flags=("--enable-tokencake",),
+            tenants=False,
+        ),
+        System(
+            "tokencake-graphs",
+            "told of applications' graphs, with the time that each node takes alone",
+            flags=("--enable-tokencake",),
+            graphs=True,
+        ),
         _without("order", "the queue in SGLang's order"),
+        _without("paths", "nothing known of remaining paths"),
         _without("working-set", "no application waits outside"),
         _without("reopening", "admission tried again when SGLang does"),
         _without("sharing", "a prompt in chunks has each step to itself"),

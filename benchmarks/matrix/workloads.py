@@ -5,7 +5,14 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from benchmarks.workloads import agentinfer_swebench, chat, claude_code, datasets, tokencake_dags
+from benchmarks.workloads import (
+    agentinfer_swebench,
+    chat,
+    claude_code,
+    datasets,
+    fan_out,
+    tokencake_dags,
+)
 from tokencake_sglang.replay import arrivals, tool_times
 from tokencake_sglang.replay import workload as replay
 from tokencake_sglang.replay.workload import Workload
@@ -20,7 +27,7 @@ has what."""
 class WorkloadSpec(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """``source`` is a DAG's name, ``claude_code``, ``agentinfer_swebench`` or a replay file.
+    """``source`` is a DAG's name, one of ``fan_out``'s, ``claude_code``, ``agentinfer_swebench`` or a replay file.
 
     ``applications`` is the number of copies of a DAG or of the SWE-bench set, or of sessions drawn
     at random; ``rate`` is applications per second; ``seed`` is of everything drawn at random;
@@ -47,6 +54,19 @@ class WorkloadSpec(
     """Of ``claude_code``: the whole data set instead of the committed slice."""
     chat_rate: float = 0.0
     chat_s: float = 0.0
+    unmarked: bool = False
+    """Whether no agent is marked critical, whatever the source says."""
+    tenants: str = ""
+    """Names with commas between them, dealt out to the applications in turn; empty: none."""
+    beside: int = 0
+    """So many applications of ``BESIDE`` run beside the rest, of the tenant ``LIGHT``."""
+    beside_rate: float | None = None
+    """Of these a second; they come at random."""
+    beside_from_s: float = 0.0
+    """When the first of these comes."""
+
+
+BESIDE, LIGHT = "small", "light"
 
 
 def is_available(spec: WorkloadSpec) -> bool:
@@ -73,6 +93,15 @@ def build(spec: WorkloadSpec) -> Workload:
         workload = tool_times.with_noise(workload, spec.seed, spec.tool_noise)
     if spec.hints == "exact":
         workload = tool_times.with_exact_hints(workload)
+    if spec.unmarked:
+        workload = workload.map(lambda r: msgspec.structs.replace(r, critical=False), {})
+    if spec.tenants:
+        workload = arrivals.with_tenants(workload, spec.tenants.split(","))
+    if spec.beside:
+        few = arrivals.replicate(fan_out.load(BESIDE), spec.beside)
+        few = arrivals.poisson(few, _given("beside_rate", spec.beside_rate), spec.seed)
+        few = arrivals.with_tenants(arrivals.later(few, spec.beside_from_s), [LIGHT])
+        workload = arrivals.merge(f"{workload.name}+{BESIDE}", [workload, few])
     if spec.chat_rate:
         background = chat.generate(rate=spec.chat_rate, duration_s=spec.chat_s, seed=spec.seed)
         workload = arrivals.merge(f"{workload.name}+chat", [workload, background])
@@ -83,6 +112,10 @@ def _source(spec: WorkloadSpec) -> Workload:
     if spec.source in tokencake_dags.APPLICATIONS:
         return arrivals.replicate(
             tokencake_dags.load(spec.source), _given("applications", spec.applications or None)
+        )
+    if spec.source in fan_out.APPLICATIONS:
+        return arrivals.replicate(
+            fan_out.load(spec.source), _given("applications", spec.applications or None)
         )
     if spec.source == "claude_code":
         if not is_available(spec):
@@ -99,7 +132,12 @@ def _source(spec: WorkloadSpec) -> Workload:
         return arrivals.replicate(agentinfer_swebench.load(), max(spec.applications, 1))
     if spec.source.endswith((".jsonl", ".jsonl.gz")):
         return replay.read(spec.source)
-    known = (*tokencake_dags.APPLICATIONS, "claude_code", "agentinfer_swebench")
+    known = (
+        *tokencake_dags.APPLICATIONS,
+        *fan_out.APPLICATIONS,
+        "claude_code",
+        "agentinfer_swebench",
+    )
     raise ValueError(f"source: expected one of {known} or a replay file, got {spec.source!r}")
 
 

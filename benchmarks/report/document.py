@@ -10,7 +10,7 @@ from benchmarks.matrix import sets as matrix_sets
 from benchmarks.matrix import store
 from benchmarks.matrix.store import Machine
 from benchmarks.matrix.systems import LOWER_BOUND, all_systems, names
-from benchmarks.report import calibration, metrics, results, sweeps, tables, targets
+from benchmarks.report import calibration, metrics, results, sharing, sweeps, tables, targets
 from benchmarks.report.results import Results
 
 HERE = Path(__file__).parent
@@ -64,6 +64,7 @@ def context(folder: Path, plots: Path) -> dict[str, Any]:
         "others": [c for c in standard.cells if "/equal-" not in c or "+" in c],
         "metrics": metrics,
         "tables": tables,
+        "sharing": sharing,
         "sweeps": sweeps,
         "systems": _systems(standard),
         "targets": targets.text(sets, folder.parent),

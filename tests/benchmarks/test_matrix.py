@@ -46,7 +46,7 @@ class TestCells:
             ]
         assert len(ids) == 13
 
-    @pytest.mark.parametrize("name", ["standard", "check"])
+    @pytest.mark.parametrize("name", ["standard", "sharing", "check"])
     def test_no_prompt_is_larger_than_its_pool(self, name):
         for cell in sets.cells(name):
             requests = workloads.build(cell.workload).requests
@@ -98,6 +98,25 @@ class TestCells:
         }
         assert all(c.workload.whole and c.workload.applications == 40 for c in of_40)
 
+    def test_of_sharing_have_whom_their_tables_compare(self):
+        cells = {cell.id: cell for cell in sets.cells("sharing")}
+        for cell in cells.values():
+            built = workloads.build(cell.workload)
+            tenants = {request.tenant for request in built.requests}
+            critical = any(request.critical for request in built.requests)
+            assert cell.critical_apart == (cell.group == "reserve")
+            assert critical or cell.group != "reserve"
+            assert not critical or cell.group != "paths"
+            match cell.group:
+                case "tenants":
+                    assert tenants == {"a", "b"}
+                case "isolation" if cell.variant == "alone":
+                    assert tenants == {"light"}
+                case "isolation":
+                    assert tenants == {"heavy", "light"}
+                case _:
+                    assert tenants == {None}
+
     def test_load_without_that_measurement_says_what_to_run(self, monkeypatch):
         monkeypatch.setattr(store, "read", lambda name: [])
         with pytest.raises(SystemExit, match="--systems hicache"):
@@ -111,6 +130,49 @@ class TestWorkload:
         assert workloads.digest(workloads.build(spec)) == first
         other = msgspec.structs.replace(spec, seed=1)
         assert workloads.digest(workloads.build(other)) != first
+
+    def test_of_a_committed_result_asks_what_it_asked_then(self):
+        """A field that is new must change neither a cell's own JSON nor its requests."""
+        cells = {cell.id: cell for cell in sets.cells("standard")}
+        known = {r.cell: r for r in store.read("standard") if r.workload}
+        for name in ("code_writer/equal-0.2", "code_writer+chat/equal-0.1"):
+            assert known[name].spec == cells[name].spec
+            assert known[name].workload == workloads.digest(workloads.build(cells[name].workload))
+
+    def test_of_two_tenants_differs_in_nothing_but_their_names(self):
+        spec = WorkloadSpec(source="code_writer", applications=3, arrivals="equal", rate=1.0)
+        plain = workloads.build(spec)
+        shared = workloads.build(msgspec.structs.replace(spec, tenants="a,b"))
+        of = {request.application: request.tenant for request in shared.requests}
+        assert list(of.values()) == ["a", "b", "a"]
+        nameless = [msgspec.structs.replace(r, tenant=None) for r in shared.requests]
+        assert nameless == list(plain.requests)
+
+    def test_beside_others_small_applications_come_later(self):
+        spec = WorkloadSpec(
+            source="code_writer",
+            applications=2,
+            arrivals="equal",
+            rate=1.0,
+            tenants="heavy",
+            beside=3,
+            beside_rate=0.1,
+            beside_from_s=60.0,
+        )
+        built = workloads.build(spec)
+        light = {r.application for r in built.requests if r.tenant == "light"}
+        assert light == {"small#0", "small#1", "small#2"}
+        starts = [r.arrival_s for r in built.requests if r.tenant == "light" and r.is_root]
+        assert starts[0] == 60.0 and starts == sorted(starts)
+        with pytest.raises(ValueError, match="beside_rate"):
+            workloads.build(msgspec.structs.replace(spec, beside_rate=None))
+
+    def test_unmarked_has_no_critical_agents_and_is_otherwise_the_same(self):
+        spec = WorkloadSpec(source="code_writer", applications=1)
+        marked = workloads.build(spec).requests
+        unmarked = workloads.build(msgspec.structs.replace(spec, unmarked=True)).requests
+        assert any(request.critical for request in marked)
+        assert unmarked == tuple(msgspec.structs.replace(r, critical=False) for r in marked)
 
     def test_of_claude_code_is_the_committed_slice_whatever_lies_beside_the_checkout(self):
         assert sets.CLAUDE_CODE.whole is False
@@ -207,6 +269,24 @@ class TestSystems:
         for pattern in sets.USUAL_SYSTEMS.values():
             usual = systems.names(pattern)
             assert {"tokencake", "stock", "hicache-lpm"} <= set(usual)
+
+    def test_of_a_group_are_some_of_its_sets_and_what_is_asked_for_by_name_runs_everywhere(self):
+        usual = set(systems.names(sets.USUAL_SYSTEMS["sharing"]))
+        of_groups = set()
+        for cell in sets.cells("sharing"):
+            chosen = {t.system for t in command.tasks("sharing", cell.id, None)}
+            assert chosen == set(systems.names(sets.SYSTEMS_OF_GROUP[cell.group])) <= usual
+            of_groups |= chosen
+        assert of_groups == usual
+        asked = command.tasks("sharing", "paths/*", "stock")
+        assert {task.system for task in asked} == {"stock"}
+
+    def test_what_older_systems_do_not_have_is_no_part_of_their_setting(self):
+        """Else their committed results would be of another system."""
+        known = {r.system: r for r in store.read("standard") if r.setting}
+        for name in ("hicache", "tokencake", "tokencake-no-order"):
+            assert systems.setting(systems.all_systems()[name]) == known[name].setting
+        assert systems.setting(systems.all_systems()["tokencake-untold"])["tenants"] is False
 
     def test_settings_are_json(self):
         for system in systems.all_systems().values():

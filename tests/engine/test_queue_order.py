@@ -244,3 +244,21 @@ def test_a_graph_without_times_yields_to_what_was_learnt(harness):
     applications.paths._learn({Place("default", "a"): 0.0}, 7.0)
     assert applications.path_of(first)[1] == 7.0
     harness.run(running, *rids)
+
+
+def test_without_paths_not_even_a_declared_graph_counts(harness, monkeypatch):
+    """``--tokencake-without paths``: SGLang's order stays within an application."""
+    applications = harness.planner.applications
+    monkeypatch.setattr(applications, "knows_paths", False)
+    times_s = {"note": 1.0, "search": 50.0}
+    graph = tuple(GraphNode(name=name, expected_s=seconds) for name, seconds in times_s.items())
+    harness.send(ApplicationStart(application="next", graph=graph))
+    running = harness.submit(prompt(3, 1400), 200, of("other", "long"))
+    harness.step(5)
+    note = harness.submit(prompt(4, 700), 4, of("next", "note"))
+    search = harness.submit(prompt(5, 700), 4, of("next", "search"))
+    harness.step(3)
+    for agent in applications.agents_in("next"):
+        assert applications.path_of(agent) == (agent.last_event_s, None)
+    assert waiting(harness) == [note, search]
+    harness.run(running, note, search)

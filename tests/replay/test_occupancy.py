@@ -7,7 +7,7 @@ import pytest
 
 from tests.replay.builders import request, workload
 from tokencake_sglang.replay.claims import Claim, Claims
-from tokencake_sglang.replay.occupancy import Occupancy, Sample, _Extent
+from tokencake_sglang.replay.occupancy import Extent, Occupancy, Sample
 from tokencake_sglang.replay.tokens import Span
 from tokencake_sglang.replay.workload import Workload
 
@@ -81,9 +81,9 @@ def node(node_id: int, start: int, end: int, on_device: bool = True) -> SimpleNa
 
 
 def test_shared_nodes_count_once_and_what_is_not_on_the_device_not_at_all() -> None:
-    running = _Extent()
+    running = Extent()
     running.add([node(1, 0, 10), node(2, 10, 30)], 1000)
-    claimed = _Extent(running)
+    claimed = Extent(running)
     claimed.add([node(1, 0, 10), node(3, 10, 50)], 20)
     assert (running.tokens, claimed.tokens) == (30, 40)
     claimed.add([node(1, 0, 10), node(3, 10, 50), node(4, 50, 60, False), node(5, 60, 70)], 70)

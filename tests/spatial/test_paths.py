@@ -48,6 +48,19 @@ def test_each_turn_is_followed_by_what_the_application_took_from_there_on():
     assert learnt.remaining_s(SUMMARY) is None
 
 
+def test_branches_that_begin_together_have_the_same_way_left_whichever_of_them_is_short():
+    """The application's end is the end of both: who waits for whom at a join nobody says. A graph
+    that was declared tells them apart (test_graph.py)."""
+    learnt = RemainingPaths()
+    short, long, last = (Place("worker", name) for name in ("short", "long", "last"))
+    begin(learnt, "app", short, 10.0)
+    begin(learnt, "app", long, 10.0)
+    begin(learnt, "app", last, 90.0)
+    over(learnt, "app", 100.0)
+    assert learnt.remaining_s(short) == learnt.remaining_s(long) == 90.0
+    assert learnt.remaining_s(last) == 10.0
+
+
 def test_an_application_that_goes_on_was_not_over():
     """Agents one after the other: between two of them all that are known have finished."""
     learnt = RemainingPaths()

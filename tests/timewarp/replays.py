@@ -4,14 +4,22 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.workloads import chat, tokencake_dags
+from benchmarks.workloads import chat, fan_out, tokencake_dags
 from tests.timewarp.runs import time_warp
-from tokencake_sglang.replay.arrivals import equal_spacing, lanes, merge, replicate
+from tokencake_sglang.engine.scheduler_hooks import PLANNER
+from tokencake_sglang.replay.arrivals import (
+    equal_spacing,
+    lanes,
+    merge,
+    replicate,
+    with_tenants,
+)
 from tokencake_sglang.replay.bounds import bounds
 from tokencake_sglang.replay.claims import Claim
 from tokencake_sglang.replay.driver import Replay
 from tokencake_sglang.replay.figures import figures
 from tokencake_sglang.replay.gantt import gantt
+from tokencake_sglang.replay.graphs import declared_graphs
 from tokencake_sglang.replay.machine import machine_figures
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.systems import SYSTEMS
@@ -109,4 +117,49 @@ def code_writers(
         "gantt": [msgspec.to_builtins(row) for row in gantt(replay)],
         "machine": msgspec.to_builtins(machine_figures(replay, 1.0)),
         "bounds": msgspec.to_builtins(bounds(workload, warp.cost, pool_tokens=pool_tokens)),
+    }
+
+
+def tenants_and_the_pool() -> list[tuple[int, int]]:
+    """In each look at the pool: what two tenants' running requests held, and what ran at all."""
+    pool_tokens = POOL_TOKENS["code_writer"]
+    workload = equal_spacing(replicate(tokencake_dags.load("code_writer"), 2), 1.0)
+    warp = time_warp(
+        pool_tokens=pool_tokens,
+        host_tokens=10 * pool_tokens,
+        flags=SYSTEMS["hicache"].flags,
+    )
+    replay = Replay(with_tenants(workload, ["a", "b"]), warp)
+    replay.run()
+    assert replay.holdings is not None
+    running = {sample.time_s: sample.running for sample in replay.occupancy.samples}
+    return [
+        (sum(sample.tokens.values()), running[sample.time_s])
+        for sample in replay.holdings.samples
+        if sample.time_s in running
+    ]
+
+
+def paths_of_small(graphs: bool, flags: tuple[str, ...]) -> dict[str, float | None]:
+    """Of an application of four agents in a row: seconds that the server takes to be left from the
+    turn of the ``second`` on, and that the ``first`` and all of them take ``alone``."""
+    workload = fan_out.load("small")
+    warp = time_warp(pool_tokens=16_384, host_tokens=65_536, flags=("--enable-tokencake", *flags))
+    replay = Replay(workload, warp, graphs=graphs)
+    planner = getattr(warp.scheduler, PLANNER)
+    found: dict[str, float | None] = {}
+
+    def look(_: Any) -> None:
+        for agent in planner.table.of_application("small"):
+            if agent.rids:
+                found.setdefault(agent.key.agent, planner.applications.path_of(agent)[1])
+
+    warp.observers.append(look)
+    declared = declared_graphs(workload, warp.cost)["small"]
+    times_s = {node.name: node.expected_s or 0.0 for node in declared}
+    replay.run()
+    return {
+        "second": found["branch_1_1"],
+        "first": times_s["planner"],
+        "alone": sum(times_s.values()),
     }

@@ -66,6 +66,7 @@ class Applications:
         weights: of tenants; with one of ``UNTAGGED`` untagged requests are one, too.
         quotas: of tenants, as parts of the pool.
         bounded: whether newcomers wait outside while there is no room for them.
+        knows_paths: whether anything is taken to be known of remaining paths.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Applications:
         weights: Mapping[Tenant, float],
         quotas: Mapping[str, float],
         bounded: bool = True,
+        knows_paths: bool = True,
     ) -> None:
         self.cache = cache
         self.agent_of = agent_of
@@ -93,6 +95,7 @@ class Applications:
         self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open, with when they began
         self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
         self.bounded = bounded
+        self.knows_paths = knows_paths
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._open: Counter[str] = Counter()  # requests, queued or running, by application
         self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
@@ -252,6 +255,8 @@ class Applications:
         if turn is None:
             return agent.last_event_s, None
         place, began_s = turn
+        if not self.knows_paths:
+            return began_s, None
         application = agent.key.application
         declared = self._declared_paths(application)
         if declared is None or not declared.has_times:

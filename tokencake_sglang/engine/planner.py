@@ -95,6 +95,7 @@ class Planner(RankPlanner):
             quotas=config.tenant_quotas,
             # Where there are priorities SGLang preempts whoever is in the way of a higher one.
             bounded="working-set" not in config.without and not self.by_priority,
+            knows_paths="paths" not in config.without,
         )
         self.headroom = Headroom(self.agent_of, least_tokens=self.decodes_beside_prompt)
         self.orders = "order" not in config.without

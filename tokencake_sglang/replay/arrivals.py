@@ -3,7 +3,7 @@
 import heapq
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -85,6 +85,27 @@ def replicate(workload: Workload, count: int) -> Workload:
             renamed.extend(_copy(request, name, index, ids) for request in requests)
     options = {**workload.header.options, "copies": count}
     return Workload(replace(workload.header, options=options), renamed)
+
+
+def later(workload: Workload, by_s: float) -> Workload:
+    """All applications begin ``by_s`` seconds later."""
+
+    def change(request: Request) -> Request:
+        if request.arrival_s is None:
+            return request
+        return replace(request, arrival_s=round(request.arrival_s + by_s, 6))
+
+    return workload.map(change, {"later_s": by_s})
+
+
+def with_tenants(workload: Workload, tenants: Sequence[str]) -> Workload:
+    """Deals the applications out to the tenants in turn, in file order; untagged requests to none."""
+    named = [name for name, requests in workload.applications.items() if requests[0].application]
+    tenant_of = {name: tenants[index % len(tenants)] for index, name in enumerate(named)}
+    return workload.map(
+        lambda request: replace(request, tenant=tenant_of.get(request.group)),
+        {"tenants": ",".join(tenants)},
+    )
 
 
 def merge(name: str, workloads: Iterable[Workload]) -> Workload:

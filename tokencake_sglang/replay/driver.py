@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 
-from tokencake_sglang.agents.events import ApplicationFinish, CallFinish, CallStart
+from tokencake_sglang.agents.events import (
+    ApplicationFinish,
+    ApplicationStart,
+    CallFinish,
+    CallStart,
+    Graph,
+)
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.scheduler_hooks import PLANNER
 from tokencake_sglang.policy import Policy
 from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
+from tokencake_sglang.replay.graphs import declared_graphs
 from tokencake_sglang.replay.machine import Stopwatch
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.preemptions import Preemptions
+from tokencake_sglang.replay.tenants import Holdings
 from tokencake_sglang.replay.tokens import expand
 from tokencake_sglang.replay.workflow import knowledge_of
 from tokencake_sglang.replay.workload import Request as ReplayRequest
@@ -26,6 +34,8 @@ class Replay:
         declared_tokens: requests declare it as their limit, unless their output is longer, and end
             by themselves; None: all declare exactly what they will generate.
         occupancy_interval_s: virtual seconds between samples of the KV pool.
+        tenants: whether tags name the workload's tenants.
+        graphs: whether applications declare their graphs before their first requests.
     """
 
     def __init__(
@@ -36,16 +46,24 @@ class Replay:
         priorities: bool = False,
         declared_tokens: int | None = None,
         occupancy_interval_s: float = 1.0,
+        tenants: bool = True,
+        graphs: bool = False,
     ) -> None:
         self.workload = workload
         self.loop = ClosedLoop(workload)
         self.warp = warp
         self.priorities = priorities
         self.declared_tokens = declared_tokens
+        self.names_tenants = tenants
+        self._undeclared: dict[str, Graph] = declared_graphs(workload, warp.cost) if graphs else {}
         self.returning: set[str] = set()
         """Requests sent that waited for others of their application. An application's first does
         not return, even if it waited for another application's end: in lanes each does."""
         self.occupancy = Occupancy(workload, warp, interval_s=occupancy_interval_s)
+        self.holdings: Holdings | None = None
+        """What each tenant held, where the workload names any."""
+        if any(request.tenant is not None for request in workload.requests):
+            self.holdings = Holdings(workload, warp, interval_s=occupancy_interval_s)
         self.preemptions = Preemptions(warp.scheduler)
         self.stopwatch = Stopwatch(warp.scheduler)
         self._open = {name: len(requests) for name, requests in workload.applications.items()}
@@ -92,6 +110,10 @@ class Replay:
         before = (self.workload.by_id[other].application for other in request.wait_for)
         if request.application in before:
             self.returning.add(request.request_id)
+        if request.application is not None and (
+            graph := self._undeclared.pop(request.application, None)
+        ):
+            self.warp.signal(ApplicationStart(application=request.application, graph=graph))
         output = expand(request.output, VOCABULARY)
         declared = self.declared_tokens
         if declared is not None:
@@ -101,7 +123,7 @@ class Replay:
                 request.request_id,
                 expand(request.prompt, VOCABULARY),
                 output,
-                tag=_tag(request),
+                tag=self._tag(request),
                 priority=int(request.critical) if self.priorities else None,
                 limit=None if declared is None else max(declared, len(output)),
                 on_finish=lambda _done: self._finished(request),
@@ -139,13 +161,13 @@ class Replay:
         if self._open[application] == 0:
             self.warp.signal(ApplicationFinish(application=application))
 
-
-def _tag(request: ReplayRequest) -> AgentTag | None:
-    if request.agent is None:
-        return None
-    return AgentTag(
-        agent=request.agent,
-        application=request.application,
-        agent_type=request.agent_type,
-        critical=request.critical,
-    )
+    def _tag(self, request: ReplayRequest) -> AgentTag | None:
+        if request.agent is None:
+            return None
+        return AgentTag(
+            agent=request.agent,
+            application=request.application,
+            agent_type=request.agent_type,
+            critical=request.critical,
+            tenant=request.tenant if self.names_tenants else None,
+        )

@@ -11,6 +11,7 @@ from tokencake_sglang.replay.fairness import Fairness, fairness
 from tokencake_sglang.replay.occupancy import PoolShares
 from tokencake_sglang.replay.prefix_tree import least_prefill
 from tokencake_sglang.replay.quantiles import Spread, SpreadAndMax, spread, spread_and_max
+from tokencake_sglang.replay.tenants import Tenants, tenant_figures
 from tokencake_sglang.timewarp.engine import Request, TimeWarp
 
 
@@ -59,11 +60,12 @@ class Transfers(msgspec.Struct, frozen=True, kw_only=True):
     to_host_busy_s: float = 0.0
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class Figures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One run. ``end_to_end_s`` is per application, from its first dispatch until its last
     request and call are over; an untagged request is an application of its own. ``queueing_s`` is
     from queued to admitted. Quantiles by ``quantiles.quantile``. ``preemptions`` are not among
-    the ``retractions``. ``decisions``: the extension's, by action and reason."""
+    the ``retractions``. ``decisions``: the extension's, by action and reason. ``tenants`` only of a
+    workload that names some."""
 
     applications: int
     requests: int
@@ -82,6 +84,18 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     fairness: Fairness
     decisions: dict[str, int]
     application_s: dict[str, float]
+    tenants: Tenants | None = None
+
+
+class CriticalFirstToken(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from queued to the first token of returning turns: of critical agents, and of others.
+
+    An application's first turn counts in neither: it waits to enter the working set, and who sends
+    it is not what that depends on.
+    """
+
+    critical: Spread
+    others: Spread
 
 
 def figures(replay: Replay) -> dict[str, Any]:
@@ -123,6 +137,17 @@ def measured(replay: Replay) -> Figures:
         fairness=fairness(application_s, critical_paths_s(workload, warp.cost)),
         decisions=dict(sorted(replay.decisions.items())),
         application_s=application_s,
+        tenants=None if replay.holdings is None else tenant_figures(replay, replay.holdings),
+    )
+
+
+def critical_first_tokens(replay: Replay) -> CriticalFirstToken:
+    """Of a run that has ended, by what its requests' tags say."""
+    by_id = replay.workload.by_id
+    returning = [r for r in replay.warp.requests.values() if r.rid in replay.returning]
+    return CriticalFirstToken(
+        critical=_first_token(r for r in returning if by_id[r.rid].critical),
+        others=_first_token(r for r in returning if not by_id[r.rid].critical),
     )
 
 

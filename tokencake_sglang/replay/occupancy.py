@@ -74,7 +74,7 @@ class Occupancy:
         now_s = warp.clock.now_s
         scheduler = warp.scheduler
         was_idle = self._idle
-        self._idle = scheduler.last_batch is None and scheduler.running_batch.is_empty()
+        self._idle = is_idle(scheduler)
         falls_idle = self._idle and not was_idle
         if now_s < self._next_s and not falls_idle:
             return
@@ -111,14 +111,14 @@ class Occupancy:
             for claim, match in zip(claims, matches, strict=True)
             if match[0] == claim.tokens // page_tokens * page_tokens > 0
         }
-        running = _Extent()
+        running = Extent()
         for path in tree.tree_core.collect_path_info(list(leaf_of.values())):
             running.add(path, self.pool_tokens)
         paths = tree.tree_core.collect_path_info([node_id for _, node_id in matches])
-        soon = _Extent(running)
+        soon = Extent(running)
         for claim, (tokens, _), path in zip(claims, matches, paths, strict=True):
             soon.add(path, min(tokens, claim.soon_tokens))
-        claimed = _Extent(soon)
+        claimed = Extent(soon)
         for (tokens, _), path in zip(matches, paths, strict=True):
             claimed.add(path, tokens)
         return Sample(
@@ -132,13 +132,8 @@ class Occupancy:
 
     def _running_leaves(self) -> dict[str, int]:
         """Requests being prefilled or decoded → the node that they have locked."""
-        scheduler = self._warp.scheduler
-        reqs = list(scheduler.running_batch.reqs)
-        if scheduler.last_batch is not None:
-            reqs += scheduler.last_batch.reqs  # just prefilled: merged after this
-        if scheduler.chunked_req is not None:
-            reqs.append(scheduler.chunked_req)
-        return {req.rid: req.lock.node for req in reqs if req.lock is not None}
+        running = running_requests(self._warp.scheduler)
+        return {rid: req.lock.node for rid, req in running.items()}
 
     def _match(self, claim: Claim) -> tuple[int, int]:
         """How many of the claim's tokens are on the device, and the last one's node."""
@@ -164,10 +159,25 @@ class Occupancy:
         return self._warp.scheduler.token_to_kv_pool_allocator.available_size()
 
 
-class _Extent:
+def is_idle(scheduler: Any) -> bool:
+    """Whether nothing is being prefilled or decoded."""
+    return scheduler.last_batch is None and bool(scheduler.running_batch.is_empty())
+
+
+def running_requests(scheduler: Any) -> dict[str, Any]:
+    """SGLang's requests that are being prefilled or decoded, by id; each has locked a node."""
+    reqs = list(scheduler.running_batch.reqs)
+    if scheduler.last_batch is not None:
+        reqs += scheduler.last_batch.reqs  # just prefilled: merged after this
+    if scheduler.chunked_req is not None:
+        reqs.append(scheduler.chunked_req)
+    return {req.rid: req for req in reqs if req.lock is not None}
+
+
+class Extent:
     """A set of tokens of the radix tree: of each node, how many from its beginning."""
 
-    def __init__(self, base: "_Extent | None" = None) -> None:
+    def __init__(self, base: "Extent | None" = None) -> None:
         self._by_node: dict[int, int] = dict(base._by_node) if base is not None else {}
         self.tokens: int = base.tokens if base is not None else 0
 

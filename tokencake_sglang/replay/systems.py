@@ -21,6 +21,10 @@ class System:
     """Whether requests carry SGLang's ``priority``: 1 for a critical agent's, 0 for all others."""
     exact_hints: bool = False
     """Whether the server is told how long each tool call will really take."""
+    tenants: bool | None = None
+    """Whether tags name the workload's tenants; None: yes. None is no part of a result's setting."""
+    graphs: bool | None = None
+    """Whether applications declare their graphs, with times; None: no."""
 
 
 def _stock(name: str, what: str, host_tier: bool, *flags: str, priorities: bool = False) -> System:

@@ -61,6 +61,7 @@ class Request(
     agent: str | None = None
     agent_type: str = "default"
     critical: bool = False
+    tenant: str | None = None
     arrival_s: float | None = None
     wait_for: tuple[str, ...] = ()
     spawned_by: str | None = None
@@ -163,6 +164,8 @@ def _check(header: Header, requests: tuple[Request, ...]) -> None:
 def _problems(request: Request) -> Iterator[str]:
     if (request.application is None) != (request.agent is None):
         yield "application and agent: expected both, or neither for untagged traffic"
+    if request.tenant is not None and (request.agent is None or not request.tenant):
+        yield f"tenant: expected a name beside an agent's, or null, got {request.tenant!r}"
     if request.is_root and request.arrival_s is None:
         yield "arrival_s: expected seconds, for it waits for nothing"
     if not request.is_root and request.arrival_s is not None:
