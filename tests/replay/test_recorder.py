@@ -90,10 +90,10 @@ def test_an_agents_next_request_waits_for_its_call_and_the_pause_after_it():
 
 def test_what_a_tag_says_is_recorded():
     recording = Recording()
-    recording.turn("a", 0, 1, agent_type="coder", critical=True)
+    recording.turn("a", 0, 1, agent_type="coder", critical=True, tenant="blue")
     (request,) = recording.workload().requests
     assert (request.application, request.agent) == ("app", "a")
-    assert (request.agent_type, request.critical) == ("coder", True)
+    assert (request.agent_type, request.critical, request.tenant) == ("coder", True, "blue")
 
 
 def test_untagged_requests_arrive_when_they_did_and_are_written_at_once():

@@ -1,1 +1,1 @@
-"""HOW: the adapter to SGLang. The only package that imports ``sglang.srt``."""
+"""HOW: the adapter to SGLang, the only importer of ``sglang.srt`` in a server beside ``platforms``."""

@@ -38,7 +38,8 @@ class Action(StrEnum):
     RETURN = "return"
     """The agent's next request came: what its KV was doing then."""
     DEFER = "defer"
-    """Admission left the reserve to critical agents."""
+    """Admission left the reserve to critical agents, or a newcomer outside the working set or its
+    tenant's quota."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -518,6 +518,7 @@ class Recorder:
             agent=turn.tag.agent if turn.tag is not None else None,
             agent_type=turn.tag.agent_type if turn.tag is not None else "default",
             critical=turn.tag.critical if turn.tag is not None else False,
+            tenant=turn.tag.tenant if turn.tag is not None else None,
             arrival_s=_seconds(turn.began_s - self._start_s) if root else None,
             wait_for=tuple(other.request_id for other in turn.wait_for),
             spawned_by=turn.spawned_by.request_id if turn.spawned_by is not None else None,

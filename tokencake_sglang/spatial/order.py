@@ -49,13 +49,13 @@ def admission_order(
 ) -> list[int]:
     """Indices of ``queue`` in the order to admit; ``None`` stands for an untagged request.
 
-    Untagged requests keep their places, unless they are a tenant (``untagged_tokens``), and except
-    ``urgent`` ones, which go before all others. In the places of tagged ones, applications that take part come first, by age, so that they finish
-    instead of taking turns; then newcomers, by ``enters_s``. Within an application critical agents come first, then, if
-    anything is known of its remaining paths, the smallest ``began_s - remaining_s`` (nothing known
-    counts as nothing left), and otherwise the order given (SGLang's own policy) stays. Critical
-    agents are not put first across applications: an old application would wait for a young one
-    (docs/design.md, "Queue order").
+    Of tagged ones, applications that take part come first, by age, so that they finish instead of
+    taking turns; then newcomers, by ``enters_s``. Within an application critical agents come first,
+    then, if anything is known of its remaining paths, the smallest ``began_s - remaining_s``
+    (nothing known counts as nothing left), and otherwise the order given (SGLang's own policy)
+    stays. Critical agents are not put first across applications: an old application would wait for
+    a young one (docs/design.md, "Queue order"). Untagged requests keep their order, as a tenant
+    (``untagged_tokens``), or else their places; ``urgent`` ones go before all others.
 
     Args:
         shares: decides between tenants; each one's applications stay in order of age.
