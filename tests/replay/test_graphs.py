@@ -5,7 +5,7 @@ import pytest
 from benchmarks.workloads import fan_out
 from tests.replay.builders import request, workload
 from tokencake_sglang.agents.events import ApplicationStart
-from tokencake_sglang.replay.bounds import critical_paths_s
+from tokencake_sglang.replay.critical_path import critical_paths_s
 from tokencake_sglang.replay.graphs import declared_graphs
 from tokencake_sglang.replay.workload import ToolCall
 from tokencake_sglang.spatial.graph import DeclaredPaths
