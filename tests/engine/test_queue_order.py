@@ -145,6 +145,7 @@ def test_both_hold_the_pool_in_proportion_while_both_ask_for_it(harness, untagge
 
 def test_an_untagged_prompt_in_chunks_is_charged_once(harness, untagged_weight):
     untagged_weight(1.0)
+    harness.generate(prompt(2, 100), 4, of("old", "first"))  # else nobody is there to share with
     chat = harness.submit(prompt(1, 1500), 4)
     harness.step(2)
     assert harness.scheduler.chunked_req is not None

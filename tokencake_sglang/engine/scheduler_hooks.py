@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
-from tokencake_sglang.engine.headroom import decodes_beside_prompt
 from tokencake_sglang.engine.messages import (
     TokencakeEvent,
     TokencakeStatusReply,
@@ -67,6 +66,11 @@ class SchedulerHooks:
                 "leave --radix-cache-backend to the extension"
             )
         writes_log = scheduler.metrics_reporter.is_stats_logging_rank
+        decodes = 0
+        if self.config.policy == "tokencake":  # another policy gives nobody less than SGLang does
+            from tokencake_sglang.engine.headroom import decodes_beside_prompt
+
+            decodes = decodes_beside_prompt(scheduler)
         planner = make_planner(
             self.config,
             cache,
@@ -74,7 +78,7 @@ class SchedulerHooks:
             kv_bytes_per_token=cache.kv_bytes_per_token,
             writes_log=writes_log,
             by_priority=scheduler.enable_priority_scheduling,
-            decodes_beside_prompt=decodes_beside_prompt(scheduler),
+            decodes_beside_prompt=decodes,
             aligns_chunks=scheduler.truncation_align_size is not None,
         )
         setattr(scheduler, PLANNER, planner)

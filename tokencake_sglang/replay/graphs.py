@@ -1,7 +1,7 @@
 """The graphs that applications of a workload can declare of themselves."""
 
 from tokencake_sglang.agents.events import Graph, GraphNode
-from tokencake_sglang.replay.bounds import alone_s
+from tokencake_sglang.replay.critical_path import alone_s
 from tokencake_sglang.replay.least_work import least_work
 from tokencake_sglang.replay.workload import Request, Workload
 from tokencake_sglang.timewarp.cost import CostModel
