@@ -22,7 +22,7 @@ SMALL = Load(
     host_tokens=40_960,
     steps=120,
     warmup_steps=20,
-    longest_call_s=6.0,
+    longest_call_s=9.0,
 )
 
 
