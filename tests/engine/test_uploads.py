@@ -293,6 +293,20 @@ def test_what_a_forward_hides_is_not_uploaded(harness, slow_link):
     assert record.reason == "load_hidden"
 
 
+def test_forwards_that_took_long_when_it_left_do_not_count_when_it_is_due(harness, slow_link):
+    """A server that has been idle has seen nothing but the prefill which takes the memory."""
+    stalled_agent(harness, predicted_s=10.0)
+    gap = harness.planner.temporal.step_gap
+    gap.forward_s = 2 * PATH_TOKENS / LINK_TOKENS_PER_S
+    fill_pool(harness)
+    assert tiers(harness, AGENT) == (0, PATH_TOKENS)
+    gap.forward_s = 0.0
+    harness.at(harness.now_s + 9.9)
+    harness.step(12)
+    assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
+    assert harness.decisions("hold") == [("coder", "uploaded")]
+
+
 def test_an_upload_ends_where_a_forward_hides_the_rest(harness, slow_link):
     pieces = return_beside_forwards(harness, forwards_of_tokens=PATH_TOKENS - 200)
     assert len(pieces) == 1

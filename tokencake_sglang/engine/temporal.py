@@ -358,7 +358,7 @@ class TemporalExecutor:
         before = resident.residence
         if before is not Residence.UPLOADING:  # then it is seen when the piece ends
             self.uploads.see_where_it_is(resident)
-            if before is Residence.HELD and resident.residence is Residence.DEVICE:
+            if before is Residence.HELD and not self.uploads.is_worth_an_upload(resident):
                 resident.residence = before  # nothing came of it
         self._set_alarms(resident)
 

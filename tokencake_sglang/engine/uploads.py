@@ -56,8 +56,13 @@ class Uploads:
     def see_where_it_is(self, resident: Resident) -> None:
         """Asks the tree how much of the path is on the host only; changes only ``resident``."""
         resident.host_only_tokens = self.cache.host_only_tokens(resident.leaf_id)
-        worth_a_load = resident.host_only_tokens >= self._least_tokens
+        worth_a_load = resident.host_only_tokens >= self.cache.load_back_threshold
         resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
+
+    def is_worth_an_upload(self, resident: Resident) -> bool:
+        """Whether its agent would wait for what is on the host only, as long as forwards take now."""
+        on_host = resident.residence is Residence.HOST
+        return on_host and not self.is_hidden(resident.host_only_tokens)
 
     def forwards_take(self, forward_s: float) -> None:
         """Once a step: what a forward of that length hides is not worth an upload."""
@@ -115,7 +120,7 @@ class Uploads:
         loaded = self.cache.deepest_on_device(resident.leaf_id)
         if loaded is not None and self.cache.pin(resident.hold_holder, loaded):
             self._held[resident.agent.key] = resident
-            if resident.residence is Residence.DEVICE:
+            if not self.is_worth_an_upload(resident):
                 resident.residence = Residence.HELD
                 tokens = resident.gap.uploaded_tokens if resident.gap is not None else 0
                 self.log.record(now_s, resident.agent.key, Action.HOLD, "uploaded", tokens)
@@ -135,9 +140,8 @@ class Uploads:
         """
         for key in self._starts.pop_due(now_s + step_gap_s):
             resident = self.residents[key]
-            if self.is_hidden(resident.host_only_tokens):  # forwards take longer than when planned
-                resident.residence = Residence.DEVICE
-                continue
+            if self.is_hidden(resident.host_only_tokens):
+                continue  # asked now, not when planned: forwards may have been a prefill's then
             self._due[key] = resident
             if resident.gap is not None and resident.gap.upload_due_s is None:
                 resident.gap.upload_due_s = now_s

@@ -32,7 +32,7 @@ CONFIG = """
 decision_log = "{decision_log}"
 hold_timeout_s = 60.0
 upload_lead_s = 1.0
-link_bytes_per_s = 5e6
+link_bytes_per_s = 5e7
 """
 
 
