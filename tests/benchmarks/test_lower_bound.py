@@ -42,7 +42,7 @@ def test_no_committed_run_beats_its_bound(set_name: str) -> None:
         if found < bounds[cell][figure] - ROUNDING_S
     ]
     assert not beaten
-    assert bounds or set_name == "sharing", "bounds are of all applications, whosever they are"
+    assert bounds
 
 
 @pytest.mark.parametrize(("set_name", "name"), CHEAP)
