@@ -196,7 +196,7 @@ def test_of_one_application_the_step_that_had_the_longest_way_to_go_in_another_g
     summary = harness.submit(prompt(4, 700), 4, of("next", "summary"))
     search = harness.submit(prompt(5, 700), 4, of("next", "search"))
     harness.step(3)
-    remaining_s = harness.planner.applications.paths.remaining_s
+    remaining_s = harness.planner.applications.turns.paths.remaining_s
     assert remaining_s(Place("default", "plan")) is None  # there was nobody else yet
     assert remaining_s(Place("default", "search")) == 32.0
     assert remaining_s(Place("default", "summary")) == 2.0
@@ -221,7 +221,7 @@ def test_of_a_declared_graph_the_node_with_the_longest_way_left_goes_first(harne
     applications = harness.planner.applications
     assert waiting(harness) == [search, note]
     ways_s = {
-        agent.key.agent: applications.path_of(agent)[1]
+        agent.key.agent: applications.turns.path_of(agent)[1]
         for agent in applications.agents_in("next")
         if agent.rids
     }
@@ -229,7 +229,7 @@ def test_of_a_declared_graph_the_node_with_the_longest_way_left_goes_first(harne
     harness.run(running, search, note)
     harness.send(ApplicationFinish(application="next"))
     harness.step()
-    assert not applications._declared
+    assert not applications.turns._declared
 
 
 def test_a_graph_without_times_yields_to_what_was_learnt(harness):
@@ -241,16 +241,16 @@ def test_a_graph_without_times_yields_to_what_was_learnt(harness):
     rids = [harness.submit(prompt(4 + i, 700), 4, of("next", name)) for i, name in enumerate("ab")]
     harness.step(3)
     first = applications.agents_in("next")[0]
-    assert applications.path_of(first)[1] == 2 * NODE_S
-    applications.paths._learn({Place("default", "a"): 0.0}, 7.0)
-    assert applications.path_of(first)[1] == 7.0
+    assert applications.turns.path_of(first)[1] == 2 * NODE_S
+    applications.turns.paths._learn({Place("default", "a"): 0.0}, 7.0)
+    assert applications.turns.path_of(first)[1] == 7.0
     harness.run(running, *rids)
 
 
 def test_without_paths_not_even_a_declared_graph_counts(harness, monkeypatch):
     """``--tokencake-without paths``: SGLang's order stays within an application."""
     applications = harness.planner.applications
-    monkeypatch.setattr(applications, "knows_paths", False)
+    monkeypatch.setattr(applications.turns, "knows_paths", False)
     times_s = {"note": 1.0, "search": 50.0}
     graph = tuple(GraphNode(name=name, expected_s=seconds) for name, seconds in times_s.items())
     harness.send(ApplicationStart(application="next", graph=graph))
@@ -260,6 +260,6 @@ def test_without_paths_not_even_a_declared_graph_counts(harness, monkeypatch):
     search = harness.submit(prompt(5, 700), 4, of("next", "search"))
     harness.step(3)
     for agent in applications.agents_in("next"):
-        assert applications.path_of(agent) == (agent.last_event_s, None)
+        assert applications.turns.path_of(agent) == (agent.last_event_s, None)
     assert waiting(harness) == [note, search]
     harness.run(running, note, search)

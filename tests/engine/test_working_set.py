@@ -204,7 +204,7 @@ def test_a_member_that_is_said_to_have_finished_takes_part_until_its_last_reques
     taken.run(running)
     taken.step(2)
     assert "old" not in applications.working_set.members
-    assert applications._accounts == applications._running == applications._turns == {}
+    assert applications._accounts == applications._running == applications.turns._open == {}
 
 
 def test_what_still_runs_counts_when_another_request_of_the_application_has_ended(harness):

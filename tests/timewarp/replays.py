@@ -152,7 +152,7 @@ def paths_of_small(graphs: bool, flags: tuple[str, ...]) -> dict[str, float | No
     def look(_: Any) -> None:
         for agent in planner.table.of_application("small"):
             if agent.rids:
-                found.setdefault(agent.key.agent, planner.applications.path_of(agent)[1])
+                found.setdefault(agent.key.agent, planner.applications.turns.path_of(agent)[1])
 
     warp.observers.append(look)
     declared = declared_graphs(workload, warp.cost)["small"]

@@ -1,7 +1,7 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,9 +12,8 @@ from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
 from tokencake_sglang.engine.residents import Resident
-from tokencake_sglang.spatial.graph import DeclaredPaths
+from tokencake_sglang.engine.turns import Turns
 from tokencake_sglang.spatial.order import turn_to_enter_s
-from tokencake_sglang.spatial.paths import Place, RemainingPaths
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, UNTAGGED, Shares, Tenant
 from tokencake_sglang.spatial.working_set import WorkingSet
 
@@ -66,7 +65,7 @@ class Applications:
         weights: of tenants; with one of ``UNTAGGED`` untagged requests are one, too.
         quotas: of tenants, as parts of the pool.
         bounded: whether newcomers wait outside while there is no room for them.
-        knows_paths: whether anything is taken to be known of remaining paths.
+        knows_paths: whether anything is taken to be known of remaining paths (``turns``).
     """
 
     def __init__(
@@ -87,15 +86,11 @@ class Applications:
         self.cache = cache
         self.agent_of = agent_of
         self.agents_in = agents_in
-        self.graph_of = graph_of
         self.residents = residents
         self.working_set = WorkingSet(int(DEMAND_SHARE * pool_tokens), kept_tokens, quotas=quotas)
         self.shares = Shares(weights)
-        self.paths = RemainingPaths()
-        self._turns: dict[AgentKey, tuple[Place, float]] = {}  # open, with when they began
-        self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
+        self.turns = Turns(agents_in, graph_of, knows_paths=knows_paths)
         self.bounded = bounded
-        self.knows_paths = knows_paths
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._open: Counter[str] = Counter()  # requests, queued or running, by application
         self._running: dict[str, dict[str, Req]] = {}  # by application and SGLang's rid
@@ -107,6 +102,8 @@ class Applications:
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
         self._untagged_rids: list[str] = []  # of those that run, and what these hold
         self._untagged_tokens = self._untagged_queued = 0
+        self._seen_waiting: list[Req] = []
+        self._seen_running: list[Req] = []
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -115,13 +112,12 @@ class Applications:
             tenant = agent.tenant or DEFAULT_TENANT
             self._accounts[agent.key.application] = _Account(tenant, now_s)
         self._open[agent.key.application] += 1
-        self._note_turns(agent, now_s)
+        self.turns.began(agent, now_s)
         self._tell(agent.key.application, now_s)
 
     def request_ended(self, agent: Agent, now_s: float) -> None:
         """A request of the agent's is over, also one that took no turn: it was aborted."""
-        if not agent.rids:
-            self._turns.pop(agent.key, None)
+        self.turns.ended(agent)
         self._open[agent.key.application] -= 1
         if not self._open[agent.key.application]:
             del self._open[agent.key.application]
@@ -162,15 +158,14 @@ class Applications:
                 the first of them has ended is not looked for again.
         """
         application = agent.key.application
-        if not agent.rids:
-            self._turns.pop(agent.key, None)
+        self.turns.ended(agent)
         if not forgotten and self._left == (application, event):
             return
         others = self.agents_in(application)
         if all(other.finished for other in others):
             self._left = application, event
             if not others:
-                self.paths.forget(application)
+                self.turns.forget(application)
             if not self._open[application]:
                 self._leave(application, now_s, finished=not forgotten)
 
@@ -182,9 +177,7 @@ class Applications:
             self._leave(application, now_s, finished=True)
 
     def _leave(self, application: str, now_s: float, *, finished: bool) -> None:
-        if finished:
-            self.paths.finished(application, now_s)
-        self._declared.pop(application, None)
+        self.turns.left(application, now_s, finished=finished)
         self._running.pop(application, None)
         self._ended.discard(application)
         self.working_set.leave(application)
@@ -209,14 +202,18 @@ class Applications:
                 self._ended.discard(application)  # else one was aborted and runs for another step
 
     def look_at_untagged(
-        self, waiting: "Iterable[Req]", running: "Iterable[Req]", now_s: float
+        self, waiting: "Sequence[Req]", running: "Sequence[Req]", now_s: float
     ) -> None:
         """Once a step, where untagged requests are a tenant: no event tells of them."""
-        held = [req for req in running if self.agent_of(req) is None and not req.finished()]
-        queued = sum(self.agent_of(req) is None for req in waiting)
-        tokens = self._untagged_tokens
-        if (rids := [req.rid for req in held]) != self._untagged_rids:
-            self._untagged_rids, tokens = rids, self._held_tokens(held)
+        queued, tokens = self._untagged_queued, self._untagged_tokens
+        if waiting != self._seen_waiting:  # mostly the same, and then quickly said to be
+            self._seen_waiting = list(waiting)
+            queued = sum(self.agent_of(req) is None for req in waiting)
+        if running != self._seen_running or any(req.finished() for req in running):
+            self._seen_running = list(running)
+            held = [req for req in running if self.agent_of(req) is None and not req.finished()]
+            if (rids := [req.rid for req in held]) != self._untagged_rids:
+                self._untagged_rids, tokens = rids, self._held_tokens(held)
         more = tokens - self._untagged_tokens, queued - self._untagged_queued
         if more != (0, 0):
             self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
@@ -239,58 +236,14 @@ class Applications:
         if account is None:
             return turn_to_enter_s(now_s, prompt_tokens)
         if account.enters_s is None:
-            account.enters_s = turn_to_enter_s(account.came_s, prompt_tokens)
+            declared_s = self.turns.declared_s(agent)
+            account.enters_s = turn_to_enter_s(account.came_s, prompt_tokens, declared_s)
         return account.enters_s
 
     def tenant_of(self, agent: Agent) -> str:
         """On whose account the agent's application runs: what the first of its open requests said."""
         account = self._accounts.get(agent.key.application)
         return DEFAULT_TENANT if account is None else account.tenant
-
-    def path_of(self, agent: Agent) -> tuple[float, float | None]:
-        """When the agent's open turn began, and how long its application is expected to take from
-        there on: by a graph with times that it declared, or else by what others of its kind took,
-        or else by the nodes that are left in its graph."""
-        turn = self._turns.get(agent.key)
-        if turn is None:
-            return agent.last_event_s, None
-        place, began_s = turn
-        if not self.knows_paths:
-            return began_s, None
-        application = agent.key.application
-        declared = self._declared_paths(application)
-        if declared is None or not declared.has_times:
-            learnt_s = self.paths.remaining_s(place)
-            if learnt_s is not None or declared is None:
-                return began_s, learnt_s
-        first_s = self.paths.first_began_s(application, place)
-        elapsed_s = 0.0 if first_s is None else began_s - first_s
-        return began_s, declared.remaining_s(place.name, elapsed_s)
-
-    def _declared_paths(self, application: str) -> DeclaredPaths | None:
-        graph = self.graph_of(application)
-        if graph is None:
-            return None
-        known = self._declared.get(application)
-        if known is None or known[0] is not graph:
-            known = self._declared[application] = graph, DeclaredPaths(graph)
-        return known[1]
-
-    def _note_turns(self, began: Agent, now_s: float) -> None:
-        """Remembers the agent's open turn, where there is more than one agent: a single one has
-        nobody to go before, and there may be very many of those. Of an agent's several requests at
-        once the first counts."""
-        application = began.key.application
-        agents = self.agents_in(application)
-        if len(agents) == 1:
-            return
-        # With the second agent that of the first begins to count; of more, all others' do already.
-        for agent in agents if len(agents) == 2 else (began,):
-            if agent.rids and agent.key not in self._turns:
-                name = agent.node or agent.key.agent
-                turn = Place.of(agent.agent_type, name, agent.turns), agent.last_event_s
-                self._turns[agent.key] = turn
-                self.paths.began(application, *turn, now_s)
 
     def why_outside(self, req: "Req", now_s: float) -> Outside | None:
         """What keeps the request's application outside; None if it takes part or may enter.

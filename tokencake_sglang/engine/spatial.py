@@ -289,7 +289,7 @@ class SpatialExecutor:
             waiting_queue[:] = [waiting_queue[place] for place in order]
 
     def _queued(self, agent: Agent, req: "Req", applications: "Applications") -> Queued:
-        began_s, remaining_s = applications.path_of(agent)
+        began_s, remaining_s = applications.turns.path_of(agent)
         outside = not applications.takes_part(agent)
         tokens = len(req.origin_input_ids)
         return Queued(

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT, UNTAGGED, Shares
 
-PROMPT_TOKEN_S = 0.002
-"""A token of a newcomer's first prompt, in seconds of waiting: a choice, not a measurement. Sixteen
-coding sessions of first prompts of 19,000 tokens (median) are done in about ten times as much."""
+PROMPT_TOKEN_S = 0.02
+"""What a newcomer that declares nothing is expected to take, for each token of its first prompt:
+sixteen coding sessions of first prompts of 19,000 tokens (median) are done in about that."""
+
+ENTRY_WEIGHT = 0.1
+"""What a newcomer is expected to take, as a part of it in seconds of waiting: a choice, not a
+measurement. The larger it is, the longer long applications may have to wait for short ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,18 @@ class Queued:
     tokens: int = 0
 
 
-def turn_to_enter_s(came_s: float, prompt_tokens: int) -> float:
+def turn_to_enter_s(came_s: float, prompt_tokens: int, declared_s: float | None = None) -> float:
     """When it is a newcomer's turn, beside others': when it came, and later the more it brings.
 
-    Of what its application will take in all nothing is known yet but its first prompt. It is passed
-    by those that come less than ``PROMPT_TOKEN_S * prompt_tokens`` after it, and by nobody else.
+    It is passed by those that come less than ``ENTRY_WEIGHT`` times what it is expected to take
+    after it, and by nobody else.
+
+    Args:
+        prompt_tokens: of its first prompt, by which it is judged if nothing else is known.
+        declared_s: what its application said that it will take.
     """
-    return came_s + PROMPT_TOKEN_S * prompt_tokens
+    expected_s = PROMPT_TOKEN_S * prompt_tokens if declared_s is None else declared_s
+    return came_s + ENTRY_WEIGHT * expected_s
 
 
 def admission_order(
