@@ -3,7 +3,8 @@
 Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) on what is scarce here: each tenant
 has a virtual time, the token-seconds that its requests have held in the pool, divided by its
 weight, and whoever is least ahead goes first. Tenants that always have something to run so hold
-the pool in proportion to their weights; what one leaves unused the others have, for good.
+the pool in proportion to their weights; what one leaves unused the others have, and it may claim no
+more than a bounded part of it afterwards.
 """
 
 import heapq
@@ -36,23 +37,27 @@ class Shares:
 
     Args:
         weights: of tenants; whoever is not named weighs 1.
+        claim_token_s: token-seconds of what a tenant left unused while it had nothing queued that it
+            may still claim. An agent's tenant has nothing queued whenever its agents are in calls.
     """
 
-    def __init__(self, weights: Mapping[Tenant, float]) -> None:
+    def __init__(self, weights: Mapping[Tenant, float], claim_token_s: float = 0.0) -> None:
         self.weights = dict(weights)
+        self.claim_token_s = claim_token_s
         self._accounts: dict[Tenant, _Account] = {}
 
     def add(self, tenant: Tenant, now_s: float, *, tokens: int, queued: int) -> None:
         """The tenant's requests hold ``tokens`` more from now on, or fewer, and ``queued`` more of
         them wait.
 
-        A tenant that begins to wait begins no earlier than those that do: what it left unused while
-        it asked for no more than it had gives it no claim, however long that was.
+        A tenant that begins to wait begins no earlier than those that do, but for its claim.
         """
-        account = self._accounts.setdefault(tenant, _Account())
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account(self._floor(now_s), since_s=now_s)
         virtual_s = self.virtual_s(tenant, now_s)
         if account.queued <= 0 < account.queued + queued:
-            virtual_s = max(virtual_s, self._floor(now_s))
+            virtual_s = max(virtual_s, self._floor(now_s) - self._claim_s(tenant))
         account.virtual_s, account.since_s = virtual_s, now_s
         account.running_tokens += tokens
         account.queued += queued
@@ -126,7 +131,9 @@ class Shares:
         self._accounts = {
             tenant: account
             for tenant, account in self._accounts.items()
-            if account.queued or account.running_tokens or account.virtual_s > floor
+            if account.queued
+            or account.running_tokens
+            or account.virtual_s > floor - self._claim_s(tenant)
         }
 
     def _floor(self, now_s: float) -> float:
@@ -139,6 +146,9 @@ class Shares:
         if waiting:
             return min(waiting)
         return max((self.virtual_s(tenant, now_s) for tenant in self._accounts), default=0.0)
+
+    def _claim_s(self, tenant: Tenant) -> float:
+        return self.claim_token_s / self._weight(tenant)
 
     def _weight(self, tenant: Tenant) -> float:
         return self.weights.get(tenant, 1.0)
