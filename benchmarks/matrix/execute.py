@@ -61,6 +61,7 @@ def execute(
         occupancy_interval_s=cell.sample_s,
         tenants=system.tenants is not False,
         graphs=bool(system.graphs),
+        lengths=system.lengths,
     )
     replay.run()
     real_s = time.perf_counter() - started_s

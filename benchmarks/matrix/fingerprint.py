@@ -67,6 +67,7 @@ _OWN = (
     "tokencake_sglang/engine/copies.py",
     "tokencake_sglang/engine/headroom.py",
     "tokencake_sglang/engine/next_use.py",
+    "tokencake_sglang/engine/turns.py",
     "tokencake_sglang/engine/working_set.py",
 )
 

@@ -65,6 +65,18 @@ VARIANTS: dict[str, System] = {
             flags=("--enable-tokencake",),
             graphs=True,
         ),
+        System(
+            "tokencake-lengths",
+            "told how many tokens each application will generate in all",
+            flags=("--enable-tokencake",),
+            lengths=0.0,
+        ),
+        System(
+            "tokencake-lengths-rough",
+            "told that, wrong by a factor of two either way (one standard deviation)",
+            flags=("--enable-tokencake",),
+            lengths=1.0,
+        ),
         _without("order", "the queue in SGLang's order"),
         _without("paths", "nothing known of remaining paths"),
         _without("working-set", "no application waits outside"),

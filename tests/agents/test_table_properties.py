@@ -73,6 +73,11 @@ EVENTS = st.one_of(
         application=st.sampled_from(["x", "y", "a"]),
         graph=st.sampled_from([(GraphNode(name="a"),), (GraphNode(name="b", expected_s=2.0),)]),
     ),
+    st.builds(
+        ApplicationStart,
+        application=st.sampled_from(["x", "y", "a"]),
+        expected_output_tokens=st.sampled_from([10, 1000]),
+    ),
     st.builds(ApplicationFinish, application=st.sampled_from(["x", "y", "a"])),
     st.builds(Tick),
 )
@@ -87,7 +92,7 @@ def new_table():
 def state(table):
     """Everything that a decision could be made from; the order of agents included."""
     values = {name: copy.deepcopy(value) for name, value in vars(table).items() if name != "now_s"}
-    return values | {"_graphs": vars(values["_graphs"])}
+    return values | {"_declared": vars(values["_declared"])}
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -105,8 +110,7 @@ class TableMachine(RuleBasedStateMachine):
         self.now_s += pause_s
         before = state(self.front)
         declares = (
-            isinstance(event, ApplicationStart)
-            and self.front.graph_of(event.application) != event.graph
+            isinstance(event, ApplicationStart) and self.front.declared(event.application) != event
         )
         try:
             transitions = self.front.apply(event, self.now_s)
@@ -147,7 +151,7 @@ class TableMachine(RuleBasedStateMachine):
                 assert not quiet or agent.last_event_s + AGENT_TIMEOUT_S > self.now_s
             quiet = [agent for agent in self.front if not agent.rids and not agent.calls]
             assert len(self.front) <= MAX_AGENTS or not quiet
-            for application, (_, look_s) in self.front._graphs._graphs.items():
+            for application, (_, look_s) in self.front._declared._declared.items():
                 assert self.front.of_application(application) or look_s > self.now_s
 
     @precondition(lambda self: self.last is not None)

@@ -6,7 +6,7 @@ from tests.engine.scenarios import prompt, start_call
 from tokencake_sglang.agents.events import AgentFinish
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.applications import IDLE_S
-from tokencake_sglang.spatial.order import PROMPT_TOKEN_S
+from tokencake_sglang.spatial.order import turn_to_enter_s
 
 
 def of(tenant: str | None, application: str, agent: str = "first") -> AgentTag:
@@ -77,7 +77,7 @@ def test_who_passes_is_admitted_although_the_attempt_had_no_time_for_it(harness,
 
 def test_a_younger_newcomer_of_the_same_tenant_waits_behind(harness, running):
     second = harness.submit(prompt(3, 500), 4, of("half", "h2"))
-    harness.at(harness.now_s + PROMPT_TOKEN_S * 500)
+    harness.at(harness.now_s + turn_to_enter_s(0.0, 500))
     small = harness.submit(prompt(4, 20), 4, of("half", "h3"))
     other = harness.submit(prompt(5, 20), 4, of("other", "o1"))
     harness.step(8)
@@ -118,7 +118,7 @@ def test_an_attempt_ends_where_only_tenants_over_their_quotas_are_left(harness, 
 def test_want_of_room_holds_up_everybody_behind(harness, running):
     second = harness.submit(prompt(3, 500), 4, of("half", "h2"))
     large = harness.submit(prompt(4, 1500), 4, of("other", "o1"))
-    harness.at(harness.now_s + PROMPT_TOKEN_S * 1500)
+    harness.at(harness.now_s + turn_to_enter_s(0.0, 1500))
     small = harness.submit(prompt(5, 20), 4, of("third", "t1"))
     harness.step(8)
     assert waiting(harness) == [second, large, small]

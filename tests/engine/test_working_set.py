@@ -5,10 +5,16 @@ import time
 import pytest
 
 from tests.engine.scenarios import prompt, start_call
-from tokencake_sglang.agents.events import AgentFinish, ApplicationFinish, RequestBegin, RequestEnd
+from tokencake_sglang.agents.events import (
+    AgentFinish,
+    ApplicationFinish,
+    ApplicationStart,
+    RequestBegin,
+    RequestEnd,
+)
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.applications import IDLE_S
-from tokencake_sglang.spatial.order import PROMPT_TOKEN_S
+from tokencake_sglang.spatial.order import turn_to_enter_s
 
 OLD = AgentTag(agent="o", application="old")
 NEW = AgentTag(agent="n", application="new")
@@ -113,13 +119,29 @@ def test_a_smaller_newcomer_passes_one_that_came_with_it(taken, queued):
 def test_a_smaller_newcomer_does_not_pass_an_older_one(taken, queued):
     """By nobody who came later than its prompt weighs is it overtaken: so nobody starves."""
     running, older = queued
-    taken.at(taken.now_s + PROMPT_TOKEN_S * 900)
+    taken.at(taken.now_s + turn_to_enter_s(0.0, 900))
     younger = taken.submit(prompt(6, 20), 2, AgentTag(agent="y", application="younger"))
     untagged = taken.submit(prompt(5, 100), 2)
     taken.step(6)
     assert untagged in taken.finished
     assert waiting(taken) == [older, younger]
     taken.run(running, older, younger)
+
+
+def test_of_newcomers_the_one_that_declares_less_output_passes(taken, queued):
+    """Also where it is declared only while it waits, and whatever their first prompts are."""
+    running, larger = queued
+    smaller = taken.submit(prompt(6, 20), 2, AgentTag(agent="s", application="smaller"))
+    taken.send(ApplicationStart(application="smaller", expected_output_tokens=9000))
+    taken.send(ApplicationStart(application=NEW.application, expected_output_tokens=8000))
+    taken.step(6)
+    assert waiting(taken) == [larger, smaller]
+    taken.send(ApplicationStart(application="smaller", expected_output_tokens=7000))
+    untagged = taken.submit(prompt(5, 20), 2)  # an attempt at admission is due
+    taken.step(8)
+    assert {smaller, untagged} <= taken.finished.keys()
+    assert waiting(taken) == [larger]
+    taken.run(running, larger)
 
 
 def test_whoever_is_alone_is_taken_in(taken):
@@ -186,7 +208,7 @@ def test_a_newcomer_that_is_said_to_have_finished_keeps_its_turn_to_enter(taken,
     """Its request is queued all the same, and must not wait behind everybody that comes later."""
     running, newcomer = queued
     taken.send(AgentFinish(agent=NEW.agent, application=NEW.application))
-    taken.at(taken.now_s + 2 * PROMPT_TOKEN_S * 900)
+    taken.at(taken.now_s + 2 * turn_to_enter_s(0.0, 900))
     younger = taken.submit(prompt(6, 20), 2, AgentTag(agent="y", application="younger"))
     taken.step(2)
     assert waiting(taken) == [newcomer, younger]

@@ -1,12 +1,16 @@
 """Graphs that a workload's applications can declare."""
 
+import math
+import statistics
+
 import pytest
 
 from benchmarks.workloads import fan_out
 from tests.replay.builders import request, workload
 from tokencake_sglang.agents.events import ApplicationStart
 from tokencake_sglang.replay.critical_path import critical_paths_s
-from tokencake_sglang.replay.graphs import declared_graphs
+from tokencake_sglang.replay.graphs import declared_graphs, declared_outputs
+from tokencake_sglang.replay.tokens import Span
 from tokencake_sglang.replay.workload import ToolCall
 from tokencake_sglang.spatial.graph import DeclaredPaths
 from tokencake_sglang.timewarp.cost import CostModel
@@ -54,3 +58,28 @@ def test_the_longest_way_through_the_graph_is_the_applications_critical_path() -
     assert short_s is not None
     assert long_s is not None
     assert long_s > 2 * short_s
+
+
+def _tokens(count: int) -> tuple[Span, ...]:
+    return (Span("output", 0, count),)
+
+
+def test_an_application_declares_what_its_requests_generate_together() -> None:
+    run = workload(
+        request("plan", output=_tokens(30)),
+        request("work", after="plan", output=_tokens(70)),
+        request("other", application="next", output=_tokens(9)),
+        request("chat", application=None, output=_tokens(5)),
+    )
+    assert declared_outputs(run, 0.0) == {"app": 100, "next": 9}
+
+
+def test_what_it_declares_may_be_wrong_by_so_much_and_always_the_same() -> None:
+    run = workload(
+        *(request(f"r{i}", application=f"a{i}", output=_tokens(1000)) for i in range(200))
+    )
+    rough = declared_outputs(run, 1.0)
+    assert rough == declared_outputs(run, 1.0)
+    logarithms = [math.log2(tokens / 1000) for tokens in rough.values()]
+    assert statistics.mean(logarithms) == pytest.approx(0.0, abs=0.2)
+    assert statistics.stdev(logarithms) == pytest.approx(1.0, abs=0.15)

@@ -66,7 +66,7 @@ def test_a_graph_arrives_with_the_times_that_are_known(server, connect):
     graph = {"plan": [], "code": ["plan"]}
     replies = [client.application_start("run", graph, {"code": 20.0}) for _ in range(2)]
     assert [reply.repeat for reply in replies] == [False, True]
-    assert server.front_door.table.graph_of("run") == (
+    assert server.front_door.table.declared("run").graph == (
         GraphNode(name="plan"),
         GraphNode(name="code", after=("plan",), expected_s=20.0),
     )

@@ -1,10 +1,10 @@
 """The order of admission."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake_sglang.spatial.order import (
-    PROMPT_TOKEN_S,
     Queued,
     admission_order,
     turn_to_enter_s,
@@ -78,17 +78,36 @@ def test_of_newcomers_that_came_together_the_smallest_enters_first():
     assert admission_order([large, small]) == [1, 0]
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 300.0), st.integers(1, 100_000)), min_size=2, max_size=8))
-def test_a_newcomer_is_passed_only_by_those_that_came_within_what_its_prompt_weighs(newcomers):
+def test_of_newcomers_that_came_together_the_one_that_declares_less_output_enters_first():
+    """Whatever their first prompts are; one that declares nothing is judged by its own."""
+    long, short, silent = (
+        Queued(False, age, outside=True, enters_s=turn_to_enter_s(10.0, *tokens))
+        for age, tokens in enumerate([(100, 9000), (50_000, 2000), (10_000, None)])
+    )
+    assert admission_order([long, short, silent]) == [1, 2, 0]
+
+
+newcomers = st.tuples(
+    st.floats(0.0, 300.0), st.integers(1, 100_000), st.none() | st.integers(0, 100_000)
+)
+
+
+@given(st.lists(newcomers, min_size=2, max_size=8))
+def test_a_newcomer_is_passed_only_by_those_that_came_within_what_it_weighs(queued):
     queue = [
-        Queued(False, age, outside=True, enters_s=turn_to_enter_s(came_s, tokens))
-        for age, (came_s, tokens) in enumerate(newcomers)
+        Queued(False, age, outside=True, enters_s=turn_to_enter_s(*newcomer))
+        for age, newcomer in enumerate(queued)
     ]
     order = admission_order(queue)
     for position, place in enumerate(order):
-        came_s, tokens = newcomers[place]
         for other in order[:position]:
-            assert newcomers[other][0] <= came_s + PROMPT_TOKEN_S * tokens
+            assert queued[other][0] <= turn_to_enter_s(*queued[place])
+
+
+def test_what_a_newcomer_weighs_is_a_tenth_of_what_it_is_expected_to_take():
+    """docs/spatial.md, "Ageing": 2 ms for each prompt token, or 4 ms for each declared one."""
+    assert turn_to_enter_s(10.0, 1000) == pytest.approx(12.0)
+    assert turn_to_enter_s(10.0, 1000, 2000) == pytest.approx(18.0)
 
 
 def test_untagged_requests_keep_their_places():

@@ -12,8 +12,8 @@ from tokencake_sglang.spatial.shares import UNTAGGED
 class Shares(shares_module.Shares):
     """Shares that can be told totals in place of what has changed."""
 
-    def __init__(self, weights: dict[str, float]) -> None:
-        super().__init__(weights)
+    def __init__(self, weights: dict[str, float], claim_token_s: float = 0.0) -> None:
+        super().__init__(weights, claim_token_s)
         self.totals: dict[str, tuple[int, int]] = {}
 
     def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
@@ -63,6 +63,36 @@ def test_what_it_left_unused_while_it_ran_gives_it_no_claim_either():
     for tenant in ("much", "little"):
         shares.add(tenant, 3600.0, tokens=0, queued=1)
     assert shares.virtual_s("little", 3600.0) == shares.virtual_s("much", 3600.0)
+
+
+def test_what_it_left_unused_gives_it_a_claim_up_to_the_bound():
+    """An agent's tenant has nothing queued while its agents are in calls."""
+    for away_s, claimed_s in ((10.0, 10 * 100 / 2), (1000.0, 3000 / 2)):
+        shares = Shares({"away": 2.0, "busy": 2.0}, claim_token_s=3000.0)
+        shares.update("away", 0.0, running_tokens=0, active=True)
+        shares.update("busy", 0.0, running_tokens=100, active=True)
+        shares.update("away", 0.0, running_tokens=0, active=False)
+        shares.update("away", away_s, running_tokens=0, active=True)
+        busy_s, away_virtual_s = (shares.virtual_s(name, away_s) for name in ("busy", "away"))
+        assert busy_s - away_virtual_s == claimed_s
+
+
+def test_who_comes_for_the_first_time_claims_nothing():
+    shares = Shares({}, claim_token_s=3000.0)
+    shares.update("busy", 0.0, running_tokens=100, active=True)
+    shares.update("new", 50.0, running_tokens=0, active=True)
+    assert shares.virtual_s("new", 50.0) == shares.virtual_s("busy", 50.0)
+
+
+def test_who_still_has_a_claim_is_not_forgotten():
+    shares = Shares({}, claim_token_s=3000.0)
+    shares.update("away", 0.0, running_tokens=0, active=True)
+    shares.update("busy", 0.0, running_tokens=100, active=True)
+    shares.update("away", 0.0, running_tokens=0, active=False)
+    shares.forget_idle(29.0)
+    assert "away" in shares._accounts
+    shares.forget_idle(30.0)
+    assert "away" not in shares._accounts
 
 
 def test_a_tenant_that_has_waited_all_the_time_keeps_its_claim():

@@ -110,12 +110,24 @@ Graph = Annotated[tuple[GraphNode, ...], msgspec.Meta(min_length=1, max_length=M
 
 
 class ApplicationStart(Event, frozen=True, kw_only=True, tag="application_start"):
-    """The application's graph, before its first request or later; the latest one counts."""
+    """What the application is made of, before its first request or later; the latest one counts.
+
+    ``expected_output_tokens`` is what all its requests together are expected to generate. At least
+    one of it and ``graph`` is given.
+    """
 
     application: Name
-    graph: Graph
+    graph: Graph | None = None
+    expected_output_tokens: Size | None = None
 
     def __post_init__(self) -> None:
+        if self.graph is None:
+            if self.expected_output_tokens is None:
+                raise AgentError(
+                    ErrorCode.INVALID_MESSAGE,
+                    "graph, expected_output_tokens: expected at least one of them, got none",
+                )
+            return
         names = [node.name for node in self.graph]
         _check_distinct("graph", names)
         known = set(names)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tokencake_sglang.agents.alarms import Alarms
+from tokencake_sglang.agents.declarations import Declarations
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import (
     AgentFinish,
@@ -22,12 +23,10 @@ from tokencake_sglang.agents.events import (
     CallProgress,
     CallStart,
     DurationsKnown,
-    Graph,
     RequestBegin,
     RequestEnd,
     Tick,
 )
-from tokencake_sglang.agents.graphs import DeclaredGraphs
 from tokencake_sglang.agents.identity import AgentKey, AgentTag
 
 CLOSED_CALLS_KEPT = 64
@@ -196,7 +195,7 @@ class AgentTable:
         self._by_rid: dict[str, AgentKey] = {}
         self._deadlines: Alarms[AgentKey] = Alarms()  # the soonest of an agent's open calls
         self._next_order = 0
-        self._graphs = DeclaredGraphs(agent_timeout_s)
+        self._declared = Declarations(agent_timeout_s)
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -216,9 +215,9 @@ class AgentTable:
         """Its agents, in the order in which they were first seen; empty when it is unknown."""
         return list(self._applications.get(application, ()))
 
-    def graph_of(self, application: str) -> Graph | None:
+    def declared(self, application: str) -> ApplicationStart | None:
         """What the application declared last; None if it did not, or is over."""
-        return self._graphs.get(application)
+        return self._declared.get(application)
 
     @property
     def open_calls(self) -> int:
@@ -233,7 +232,7 @@ class AgentTable:
     def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
         """Applies one event and returns its consequences for agents; empty for a repeat.
 
-        A declared graph has none: whether it is new, ``graph_of`` tells beforehand.
+        What an application declares has none: whether it is new, ``declared`` tells beforehand.
 
         Raises:
             AgentError: on a signal that contradicts what is known; nothing is changed then.
@@ -254,7 +253,7 @@ class AgentTable:
                 transitions = [] if agent.finished else [self._finish(agent, now_s)]
             case ApplicationStart():
                 transitions = []  # nothing happened to an agent
-                self._graphs.keep(event.application, event.graph, now_s)
+                self._declared.keep(event, now_s)
             case ApplicationFinish():
                 transitions = self._application_finish(event, now_s)
             case DurationsKnown():
@@ -417,7 +416,7 @@ class AgentTable:
         agents = self.of_application(event.application)
         transitions = [self._finish(agent, now_s) for agent in agents if not agent.finished]
         if transitions:  # or nobody is told of the event
-            self._graphs.drop(event.application)
+            self._declared.drop(event.application)
         return transitions
 
     # -- bookkeeping --------------------------------------------------------------------------
@@ -474,7 +473,7 @@ class AgentTable:
         forgotten = self._forgettable()
         self._forget(forgotten)
         transitions += [Transition(agent, Change.AGENT_FORGOTTEN) for agent in forgotten]
-        self._graphs.expire(self._applications, self.now_s)
+        self._declared.expire(self._applications, self.now_s)
         return transitions
 
     def _forgettable(self) -> list[Agent]:
@@ -500,4 +499,4 @@ class AgentTable:
                 self._applications[application] = others
             else:
                 del self._applications[application]
-                self._graphs.drop(application)
+                self._declared.drop(application)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tokencake_sglang.agents.events import Graph
+from tokencake_sglang.agents.events import ApplicationStart
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
@@ -46,13 +46,13 @@ class Outside(StrEnum):
 class _Account:
     """What an application adds to its tenant's: tokens of running requests, and queued requests.
 
-    ``came_s``: when the first of its open requests did. ``enters_s``: when it is its turn to enter
-    the working set, once that has been asked.
+    ``came_s``: when the first of its open requests did. ``prompt_tokens``: of the prompt for which it
+    was asked first when it may enter the working set.
     """
 
     tenant: str
     came_s: float
-    enters_s: float | None = None
+    prompt_tokens: int | None = None
     tokens: int = 0
     queued: int = 0
 
@@ -62,7 +62,7 @@ class Applications:
 
     Args:
         agents_in: the agents of an application that the rank knows.
-        graph_of: what an application declared of its graph.
+        declared: what an application declared of itself.
         residents: the agents that have KV in the tree.
         pool_tokens: of the device.
         kept_tokens: what both tiers can hold between them.
@@ -77,7 +77,7 @@ class Applications:
         cache: TokencakeCache,
         agent_of: "Callable[[Req], Agent | None]",
         agents_in: Callable[[str], list[Agent]],
-        graph_of: Callable[[str], Graph | None],
+        declared: Callable[[str], ApplicationStart | None],
         residents: Mapping[AgentKey, Resident],
         *,
         pool_tokens: int,
@@ -90,10 +90,11 @@ class Applications:
         self.cache = cache
         self.agent_of = agent_of
         self.agents_in = agents_in
+        self.declared = declared
         self.residents = residents
         self.working_set = WorkingSet(int(DEMAND_SHARE * pool_tokens), kept_tokens, quotas=quotas)
         self.shares = Shares(weights, CLAIM_S * pool_tokens)
-        self.turns = Turns(agents_in, graph_of, knows_paths=knows_paths)
+        self.turns = Turns(agents_in, declared, knows_paths=knows_paths)
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run
         self._open: Counter[str] = Counter()  # requests, queued or running, by application
@@ -239,10 +240,11 @@ class Applications:
         account = self._accounts.get(agent.key.application)
         if account is None:
             return turn_to_enter_s(now_s, prompt_tokens)
-        if account.enters_s is None:
-            declared_s = self.turns.declared_s(agent)
-            account.enters_s = turn_to_enter_s(account.came_s, prompt_tokens, declared_s)
-        return account.enters_s
+        if account.prompt_tokens is None:
+            account.prompt_tokens = prompt_tokens
+        declared = self.declared(agent.key.application)
+        output_tokens = None if declared is None else declared.expected_output_tokens
+        return turn_to_enter_s(account.came_s, account.prompt_tokens, output_tokens)
 
     def tenant_of(self, agent: Agent) -> str:
         """On whose account the agent's application runs: what the first of its open requests said."""

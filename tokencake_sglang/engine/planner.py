@@ -87,7 +87,7 @@ class Planner(RankPlanner):
             cache,
             self.agent_of,
             self.table.of_application,
-            self.table.graph_of,
+            self.table.declared,
             self.residents,
             pool_tokens=self.pool_tokens,
             kept_tokens=self._kept_tokens(),

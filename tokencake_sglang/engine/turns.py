@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tokencake_sglang.agents.events import Graph
+from tokencake_sglang.agents.events import ApplicationStart, Graph
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent
 from tokencake_sglang.spatial.graph import DeclaredPaths
@@ -14,23 +14,23 @@ class Turns:
 
     Args:
         agents_in: the agents of an application that the rank knows.
-        graph_of: what an application declared of its graph.
+        declared: what an application declared of itself.
         knows_paths: whether anything is taken to be known of remaining paths.
     """
 
     def __init__(
         self,
         agents_in: Callable[[str], list[Agent]],
-        graph_of: Callable[[str], Graph | None],
+        declared: Callable[[str], ApplicationStart | None],
         *,
         knows_paths: bool = True,
     ) -> None:
         self.agents_in = agents_in
-        self.graph_of = graph_of
+        self.declared = declared
         self.knows_paths = knows_paths
         self.paths = RemainingPaths()
         self._open: dict[AgentKey, tuple[Place, float]] = {}  # with when they began
-        self._declared: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
+        self._graphs: dict[str, tuple[Graph, DeclaredPaths]] = {}  # of those in the queue
 
     def began(self, agent: Agent, now_s: float) -> None:
         """Remembers the agent's open turn, where there is more than one agent: a single one has
@@ -57,7 +57,7 @@ class Turns:
         """The application is over, or its agents were forgotten."""
         if finished:
             self.paths.finished(application, now_s)
-        self._declared.pop(application, None)
+        self._graphs.pop(application, None)
 
     def forget(self, application: str) -> None:
         """No agent of the application is known any more."""
@@ -83,21 +83,11 @@ class Turns:
         elapsed_s = 0.0 if first_s is None else began_s - first_s
         return began_s, declared.remaining_s(place.name, elapsed_s)
 
-    def declared_s(self, agent: Agent) -> float | None:
-        """What the agent's application said that it takes from the beginning of the agent's node to
-        its end; None where no times were declared."""
-        if not self.knows_paths:
-            return None
-        declared = self._declared_paths(agent.key.application)
-        if declared is None or not declared.has_times:
-            return None
-        return declared.remaining_s(agent.node or agent.key.agent)
-
     def _declared_paths(self, application: str) -> DeclaredPaths | None:
-        graph = self.graph_of(application)
-        if graph is None:
+        message = self.declared(application)
+        if message is None or (graph := message.graph) is None:
             return None
-        known = self._declared.get(application)
+        known = self._graphs.get(application)
         if known is None or known[0] is not graph:
-            known = self._declared[application] = graph, DeclaredPaths(graph)
+            known = self._graphs[application] = graph, DeclaredPaths(graph)
         return known[1]

@@ -7,13 +7,12 @@ from tokencake_sglang.agents.events import (
     ApplicationStart,
     CallFinish,
     CallStart,
-    Graph,
 )
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.scheduler_hooks import PLANNER
 from tokencake_sglang.policy import Policy
 from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
-from tokencake_sglang.replay.graphs import declared_graphs
+from tokencake_sglang.replay.graphs import declared_graphs, declared_outputs
 from tokencake_sglang.replay.machine import Stopwatch
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.preemptions import Preemptions
@@ -36,6 +35,7 @@ class Replay:
         occupancy_interval_s: virtual seconds between samples of the KV pool.
         tenants: whether tags name the workload's tenants.
         graphs: whether applications declare their graphs before their first requests.
+        lengths: if they declare how much they will generate, how far off (``declared_outputs``).
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Replay:
         occupancy_interval_s: float = 1.0,
         tenants: bool = True,
         graphs: bool = False,
+        lengths: float | None = None,
     ) -> None:
         self.workload = workload
         self.loop = ClosedLoop(workload)
@@ -55,7 +56,9 @@ class Replay:
         self.priorities = priorities
         self.declared_tokens = declared_tokens
         self.names_tenants = tenants
-        self._undeclared: dict[str, Graph] = declared_graphs(workload, warp.cost) if graphs else {}
+        self._graphs = declared_graphs(workload, warp.cost) if graphs else {}
+        self._outputs = {} if lengths is None else declared_outputs(workload, lengths)
+        self._declared: set[str] = set()
         self.returning: set[str] = set()
         """Requests sent that waited for others of their application. An application's first does
         not return, even if it waited for another application's end: in lanes each does."""
@@ -106,14 +109,24 @@ class Replay:
                 self._dispatch(event.request)
         self._arm()
 
+    def _declare(self, application: str) -> None:
+        """Before its first request, what it has to say of itself."""
+        graph, output_tokens = self._graphs.get(application), self._outputs.get(application)
+        if application in self._declared or (graph is None and output_tokens is None):
+            return
+        self._declared.add(application)
+        self.warp.signal(
+            ApplicationStart(
+                application=application, graph=graph, expected_output_tokens=output_tokens
+            )
+        )
+
     def _dispatch(self, request: ReplayRequest) -> None:
         before = (self.workload.by_id[other].application for other in request.wait_for)
         if request.application in before:
             self.returning.add(request.request_id)
-        if request.application is not None and (
-            graph := self._undeclared.pop(request.application, None)
-        ):
-            self.warp.signal(ApplicationStart(application=request.application, graph=graph))
+        if request.application is not None:
+            self._declare(request.application)
         output = expand(request.output, VOCABULARY)
         declared = self.declared_tokens
         if declared is not None:

@@ -1,4 +1,6 @@
-"""The graphs that applications of a workload can declare of themselves."""
+"""What applications of a workload can declare of themselves: graphs, and how much they generate."""
+
+import random
 
 from tokencake_sglang.agents.events import Graph, GraphNode
 from tokencake_sglang.replay.critical_path import alone_s
@@ -34,6 +36,23 @@ def declared_graphs(workload: Workload, cost: CostModel) -> dict[str, Graph]:
                 for agent in seconds
             )
     return graphs
+
+
+def declared_outputs(workload: Workload, spread: float) -> dict[str, int]:
+    """Application → the output tokens of its requests together, as it would say beforehand.
+
+    Args:
+        spread: how far off it is, as the standard deviation of the binary logarithm; always the
+            same for the same application.
+    """
+    return {
+        application: round(
+            sum(request.output_length for request in requests)
+            * 2 ** random.Random(application).gauss(0.0, spread)
+        )
+        for application, requests in workload.applications.items()
+        if requests[0].application is not None
+    }
 
 
 def _call_s(request: Request) -> float:

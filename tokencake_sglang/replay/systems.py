@@ -25,6 +25,9 @@ class System:
     """Whether tags name the workload's tenants; None: yes. None is no part of a result's setting."""
     graphs: bool | None = None
     """Whether applications declare their graphs, with times; None: no."""
+    lengths: float | None = None
+    """Whether applications declare what they will generate in all, and how far off that is: the
+    standard deviation of its binary logarithm. None: they do not."""
 
 
 def _stock(name: str, what: str, host_tier: bool, *flags: str, priorities: bool = False) -> System:

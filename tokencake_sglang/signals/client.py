@@ -113,16 +113,19 @@ class _Signals(ABC, Generic[Result]):
     def application_start(
         self,
         application: str,
-        graph: Mapping[str, Sequence[str]],
+        graph: Mapping[str, Sequence[str]] | None = None,
         expected_s: Mapping[str, float] | None = None,
+        expected_output_tokens: int | None = None,
     ) -> Result:
-        """What the application is made of, so that of its requests those with the longest way left
-        go first. May be sent before its first request and again; the latest one counts.
+        """What the application is made of. May be sent before its first request and again; the
+        latest one counts, as a whole.
 
         Args:
             graph: node → the nodes it waits for. A node is what tags call ``node``, or else an
-                agent's name.
+                agent's name. Of its requests those with the longest way left go first.
             expected_s: of nodes, how long they take, tool calls included, where that is known.
+            expected_output_tokens: what all its requests together will generate, roughly. Of
+                applications that wait for room the smaller ones are let in first.
 
         Raises:
             ValueError: ``expected_s`` has a node that ``graph`` has not.
@@ -130,14 +133,19 @@ class _Signals(ABC, Generic[Result]):
         times_s = dict(expected_s or {})
         nodes = [
             {"name": name, "after": list(after), "expected_s": times_s.pop(name, None)}
-            for name, after in graph.items()
+            for name, after in (graph or {}).items()
         ]
         if times_s:
             raise ValueError(
                 f"expected_s: {next(iter(times_s))!r} is none of the graph's nodes; they are "
-                f"{', '.join(graph)}"
+                f"{', '.join(graph or {}) or 'none'}"
             )
-        return self._signal("application_start", application=application, graph=nodes)
+        return self._signal(
+            "application_start",
+            application=application,
+            graph=None if graph is None else nodes,
+            expected_output_tokens=expected_output_tokens,
+        )
 
     def application_finish(self, application: str) -> Result:
         """No agent of the application sends a further request."""

@@ -226,8 +226,7 @@ class FrontDoor:
         self.open()
         stamp_s = self._now_s()
         tells_no_agent = isinstance(event, Tick) or (
-            isinstance(event, ApplicationStart)
-            and event.graph != self.table.graph_of(event.application)
+            isinstance(event, ApplicationStart) and event != self.table.declared(event.application)
         )
         transitions = self.table.apply(event, stamp_s)
         if not transitions and not tells_no_agent:

@@ -9,6 +9,10 @@ PROMPT_TOKEN_S = 0.02
 """What a newcomer that declares nothing is expected to take, for each token of its first prompt:
 sixteen coding sessions of first prompts of 19,000 tokens (median) are done in about that."""
 
+OUTPUT_TOKEN_S = 0.04
+"""What one that declares its output is expected to take, for each token of it: of the same sessions
+the median generates 8,000 to 9,000."""
+
 ENTRY_WEIGHT = 0.1
 """What a newcomer is expected to take, as a part of it in seconds of waiting: a choice, not a
 measurement. The larger it is, the longer long applications may have to wait for short ones."""
@@ -34,7 +38,7 @@ class Queued:
     tokens: int = 0
 
 
-def turn_to_enter_s(came_s: float, prompt_tokens: int, declared_s: float | None = None) -> float:
+def turn_to_enter_s(came_s: float, prompt_tokens: int, output_tokens: int | None = None) -> float:
     """When it is a newcomer's turn, beside others': when it came, and later the more it brings.
 
     It is passed by those that come less than ``ENTRY_WEIGHT`` times what it is expected to take
@@ -42,9 +46,12 @@ def turn_to_enter_s(came_s: float, prompt_tokens: int, declared_s: float | None 
 
     Args:
         prompt_tokens: of its first prompt, by which it is judged if nothing else is known.
-        declared_s: what its application said that it will take.
+        output_tokens: of all its requests together, if it said so.
     """
-    expected_s = PROMPT_TOKEN_S * prompt_tokens if declared_s is None else declared_s
+    if output_tokens is None:
+        expected_s = PROMPT_TOKEN_S * prompt_tokens
+    else:
+        expected_s = OUTPUT_TOKEN_S * output_tokens
     return came_s + ENTRY_WEIGHT * expected_s
 
 

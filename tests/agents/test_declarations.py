@@ -1,8 +1,8 @@
-"""Graphs that applications declare: kept while there is anybody whom they are about."""
+"""What applications declare: kept while there is anybody whom it is about."""
 
 import pytest
 
-from tokencake_sglang.agents import graphs
+from tokencake_sglang.agents import declarations
 from tokencake_sglang.agents.events import (
     ApplicationFinish,
     ApplicationStart,
@@ -27,6 +27,11 @@ def declare(table, *nodes, application="run", now_s=0.0):
     return table.apply(ApplicationStart(application=application, graph=nodes), now_s)
 
 
+def graph_of(table, application):
+    declared = table.declared(application)
+    return None if declared is None else declared.graph
+
+
 def one_turn(table, now_s=0.0):
     table.apply(RequestBegin(rid="r", tag=CODER), now_s)
     table.apply(RequestEnd(rid="r"), now_s)
@@ -34,52 +39,67 @@ def one_turn(table, now_s=0.0):
 
 def test_a_graph_may_come_before_any_agent_does(table):
     assert declare(table, PLAN, CODE) == []
-    assert table.graph_of("run") == (PLAN, CODE)
-    assert table.graph_of("other") is None
+    assert graph_of(table, "run") == (PLAN, CODE)
+    assert graph_of(table, "other") is None
 
 
 def test_the_latest_counts(table):
     declare(table, PLAN)
     declare(table, PLAN, CODE)
-    assert table.graph_of("run") == (PLAN, CODE)
+    assert graph_of(table, "run") == (PLAN, CODE)
+
+
+def test_the_latest_counts_as_a_whole(table):
+    declare(table, PLAN)
+    table.apply(ApplicationStart(application="run", expected_output_tokens=9000), 0.0)
+    assert table.declared("run").expected_output_tokens == 9000
+    assert graph_of(table, "run") is None
 
 
 def test_one_whose_application_never_comes_is_dropped(table):
     declare(table, PLAN)
     table.apply(Tick(), 99.0)
-    assert table.graph_of("run") is not None
+    assert graph_of(table, "run") is not None
     table.apply(Tick(), 100.0)
-    assert table.graph_of("run") is None
+    assert graph_of(table, "run") is None
 
 
 def test_it_stays_while_an_agent_is_known_and_goes_with_the_last(table):
     declare(table, PLAN)
     one_turn(table, now_s=80.0)
     table.apply(Tick(), 150.0)
-    assert table.graph_of("run") is not None
+    assert graph_of(table, "run") is not None
     table.apply(Tick(), 180.0)
-    assert table.graph_of("run") is None
+    assert graph_of(table, "run") is None
 
 
 def test_it_ends_with_its_application(table):
     declare(table, PLAN)
     one_turn(table)
     table.apply(ApplicationFinish(application="run"), 1.0)
-    assert table.graph_of("run") is None
+    assert graph_of(table, "run") is None
 
 
 def test_memory_is_bounded(table, monkeypatch):
-    monkeypatch.setattr(graphs, "NODES_KEPT", 4)
+    monkeypatch.setattr(declarations, "NODES_KEPT", 4)
     for number in range(3):
         declare(table, PLAN, CODE, application=f"run-{number}")
-    assert [table.graph_of(f"run-{n}") is not None for n in range(3)] == [False, True, True]
+    assert [graph_of(table, f"run-{n}") is not None for n in range(3)] == [False, True, True]
 
 
 def test_one_that_is_declared_over_and_over_takes_the_room_of_one(table, monkeypatch):
-    monkeypatch.setattr(graphs, "NODES_KEPT", 4)
+    monkeypatch.setattr(declarations, "NODES_KEPT", 4)
     declare(table, PLAN, CODE, application="other")
     for _ in range(5):
         declare(table, PLAN)
         declare(table, PLAN, CODE)
-    assert table.graph_of("run") == (PLAN, CODE)
-    assert table.graph_of("other") == (PLAN, CODE)
+    assert graph_of(table, "run") == (PLAN, CODE)
+    assert graph_of(table, "other") == (PLAN, CODE)
+
+
+def test_one_without_a_graph_takes_the_room_of_a_node(table, monkeypatch):
+    monkeypatch.setattr(declarations, "NODES_KEPT", 2)
+    for number in range(3):
+        declared = ApplicationStart(application=f"run-{number}", expected_output_tokens=1)
+        table.apply(declared, 0.0)
+    assert [table.declared(f"run-{n}") is not None for n in range(3)] == [False, True, True]
