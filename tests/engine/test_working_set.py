@@ -168,6 +168,29 @@ def test_who_fell_silent_makes_room_and_comes_back_unasked(harness, monkeypatch)
     harness.run(newcomer, running)
 
 
+def test_members_are_looked_through_only_once_one_may_have_been_silent_for_long_enough(
+    taken, queued, monkeypatch
+):
+    """A refused newcomer asks at every attempt, and there may be thousands of members."""
+    running, newcomer = queued
+    applications, looked_at = taken.planner.applications, []
+    agents_in = applications.agents_in
+
+    def noting(application: str):
+        looked_at.append(application)
+        return agents_in(application)
+
+    monkeypatch.setattr(applications, "agents_in", noting)
+
+    refused = taken.planner.log.counts["defer.working_set"]
+    chat = taken.submit(prompt(5, 20), 2)
+    taken.step(6)
+    assert chat in taken.finished
+    assert taken.planner.log.counts["defer.working_set"] > refused
+    assert looked_at == []
+    taken.run(running, newcomer)
+
+
 def test_the_more_turns_it_took_the_longer_silence_keeps_its_part(harness, monkeypatch):
     monkeypatch.setattr(harness.planner.applications.working_set, "device_tokens", 1500)
     for _ in range(3):

@@ -1,5 +1,6 @@
 """What each application runs, waits for and has in the tree: who takes part in the working set."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -104,6 +105,8 @@ class Applications:
         # for which the pool had no room, and by tenant of those that a quota kept out.
         self._newcomer_tokens: int | None = None
         self._over_quota: dict[str, int] = {}
+        # Before then no member is idle for long enough: none at all, or by tenant with a quota.
+        self._idle_from_s: dict[str | None, float] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
         self._untagged_rids: list[str] = []  # of those that run, and what these hold
         self._untagged_tokens = self._untagged_queued = 0
@@ -308,18 +311,24 @@ class Applications:
         Args:
             tenant: only its members, where it is its quota that they fill.
         """
+        if now_s < self._idle_from_s.get(tenant, 0.0):
+            return
         members = (
             self.working_set.members if tenant is None else self.working_set.members_of(tenant)
         )
+        # Whoever is not idle yet, or enters later, is so no sooner than this.
+        idle_from_s = now_s + IDLE_S
         for application in list(members):
             agents = self.agents_in(application)
+            if any(agent.state not in (AgentState.IDLE, AgentState.FINISHED) for agent in agents):
+                continue
             patience_s = min(IDLE_S * max(1, sum(agent.turns for agent in agents)), MOST_IDLE_S)
-            if all(
-                agent.state in (AgentState.IDLE, AgentState.FINISHED)
-                and now_s - agent.last_event_s > patience_s
-                for agent in agents
-            ):
+            last_s = max((agent.last_event_s for agent in agents), default=-math.inf)
+            if now_s - last_s > patience_s:
                 self.working_set.pause(application)
+            else:
+                idle_from_s = min(idle_from_s, last_s + patience_s)
+        self._idle_from_s[tenant] = idle_from_s
 
     def _tell(self, application: str, now_s: float) -> None:
         # A retracted one holds nothing and waits, until it is admitted anew.
