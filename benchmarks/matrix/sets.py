@@ -269,6 +269,12 @@ _OF_DAGS = f"{_FEW},hicache-priority"
 """Of SGLang's settings the best on deep_research by P95 and makespan, for it has critical agents:
 without it there, best-stock would not be what it says."""
 
+# Response ratio and shortest prefill are best at something here. On the DAGs, as `standard` shows, they
+# are far behind. In a crowd another oracle is the best.
+_OF_SESSIONS = (
+    f"{_FEW},hicache-hrrn,hicache-spf,tokencake-temporal,thunderagent,mori,oracle-shortest"
+)
+
 USUAL_SYSTEMS = {
     "check": "lower-bound,stock,hicache-lpm,tokencake",
     "standard": MATRIX,
@@ -283,22 +289,21 @@ USUAL_SYSTEMS = {
     "headline": _OF_DAGS,
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
-    # Response ratio and shortest prefill are best at something here. On the DAGs, as `standard`
-    # shows, they are far behind. In a crowd another oracle is the best.
-    "sessions": f"{_FEW},hicache-hrrn,hicache-spf,tokencake-temporal,thunderagent,mori,oracle-shortest",
+    "sessions": _OF_SESSIONS,
     "sharing": "lower-bound,stock,hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
     "tokencake-tenant-quota,tokencake-reserve*,tokencake-no-paths,tokencake-graphs",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 
 SYSTEMS_OF_GROUP = {
+    "claude_code-40": f"{_OF_SESSIONS},tokencake-lengths,tokencake-lengths-rough",
     "tenants": "lower-bound,hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
     "tokencake-tenant-quota",
     "isolation": "lower-bound,stock,hicache,hicache-lpm,tokencake,tokencake-untold",
     "reserve": "lower-bound,tokencake,tokencake-reserve*",
     "paths": "lower-bound,tokencake,tokencake-no-paths,tokencake-graphs",
 }
-"""Of its set's usual systems those that say something of a group's cells; of other groups all."""
+"""What says something of a group's cells, in place of its set's usual systems."""
 
 
 def usual_systems(set_name: str, cell: Cell) -> str:
