@@ -289,21 +289,22 @@ USUAL_SYSTEMS = {
     "headline": _OF_DAGS,
     # About the ranking, so with everybody who has been ranked.
     "sensitivity": f"{_OF_DAGS},mori,continuum,thunderagent,tokencake-paper,tokencake-repo",
-    "sessions": _OF_SESSIONS,
+    "sessions": f"{_OF_SESSIONS},tokencake-lengths,tokencake-lengths-rough",
     "sharing": "lower-bound,stock,hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
     "tokencake-tenant-quota,tokencake-reserve*,tokencake-no-paths,tokencake-graphs",
 }
 """Systems of a set. Other than these run if they are asked for by name."""
 
 SYSTEMS_OF_GROUP = {
-    "claude_code-40": f"{_OF_SESSIONS},tokencake-lengths,tokencake-lengths-rough",
+    "claude_code-16": _OF_SESSIONS,  # where nobody waits for room for long
+    "claude_code-16-drawn": _OF_SESSIONS,
     "tenants": "lower-bound,hicache,hicache-lpm,tokencake,tokencake-untold,tokencake-weights,"
     "tokencake-tenant-quota",
     "isolation": "lower-bound,stock,hicache,hicache-lpm,tokencake,tokencake-untold",
     "reserve": "lower-bound,tokencake,tokencake-reserve*",
     "paths": "lower-bound,tokencake,tokencake-no-paths,tokencake-graphs",
 }
-"""What says something of a group's cells, in place of its set's usual systems."""
+"""Of its set's usual systems those that say something of a group's cells; of other groups all."""
 
 
 def usual_systems(set_name: str, cell: Cell) -> str:

@@ -270,14 +270,18 @@ class TestSystems:
             usual = systems.names(pattern)
             assert {"tokencake", "stock", "hicache-lpm"} <= set(usual)
 
-    def test_of_a_group_are_some_of_its_sets_and_what_is_asked_for_by_name_runs_everywhere(self):
-        usual = set(systems.names(sets.USUAL_SYSTEMS["sharing"]))
+    @pytest.mark.parametrize("set_name", ["sharing", "sessions"])
+    def test_of_a_group_are_some_of_its_sets(self, set_name):
+        usual = set(systems.names(sets.USUAL_SYSTEMS[set_name]))
         of_groups = set()
-        for cell in sets.cells("sharing"):
-            chosen = {t.system for t in command.tasks("sharing", cell.id, None)}
-            assert chosen == set(systems.names(sets.SYSTEMS_OF_GROUP[cell.group])) <= usual
+        for cell in sets.cells(set_name):
+            chosen = {t.system for t in command.tasks(set_name, cell.id, None)}
+            pattern = sets.SYSTEMS_OF_GROUP.get(cell.group, sets.USUAL_SYSTEMS[set_name])
+            assert chosen == set(systems.names(pattern)) <= usual
             of_groups |= chosen
         assert of_groups == usual
+
+    def test_what_is_asked_for_by_name_runs_everywhere(self):
         asked = command.tasks("sharing", "paths/*", "stock")
         assert {task.system for task in asked} == {"stock"}
 

@@ -140,16 +140,19 @@ def tenants_and_the_pool() -> list[tuple[int, int]]:
     ]
 
 
-def paths_of_small(graphs: bool, flags: tuple[str, ...]) -> dict[str, float | None]:
+def what_small_declares(declares: bool, flags: tuple[str, ...]) -> dict[str, float | None]:
     """Of an application of four agents in a row: seconds that the server takes to be left from the
-    turn of the ``second`` on, and that the ``first`` and all of them take ``alone``."""
+    turn of the ``second`` on, and that the ``first`` and all of them take ``alone``; and the ``output``
+    tokens that it declared."""
     workload = fan_out.load("small")
     warp = time_warp(pool_tokens=16_384, host_tokens=65_536, flags=("--enable-tokencake", *flags))
-    replay = Replay(workload, warp, graphs=graphs)
+    replay = Replay(workload, warp, graphs=declares, lengths=0.0 if declares else None)
     planner = getattr(warp.scheduler, PLANNER)
     found: dict[str, float | None] = {}
 
     def look(_: Any) -> None:
+        told = planner.table.declared("small")
+        found.setdefault("output", told and told.expected_output_tokens)
         for agent in planner.table.of_application("small"):
             if agent.rids:
                 found.setdefault(agent.key.agent, planner.applications.turns.path_of(agent)[1])
@@ -162,4 +165,5 @@ def paths_of_small(graphs: bool, flags: tuple[str, ...]) -> dict[str, float | No
         "second": found["branch_1_1"],
         "first": times_s["planner"],
         "alone": sum(times_s.values()),
+        "output": found["output"],
     }

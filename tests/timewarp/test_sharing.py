@@ -9,7 +9,8 @@ import pytest
 from benchmarks.matrix import sets
 from benchmarks.matrix.execute import execute
 from benchmarks.matrix.workloads import WorkloadSpec
-from tests.timewarp.replays import paths_of_small, tenants_and_the_pool
+from benchmarks.workloads import fan_out
+from tests.timewarp.replays import tenants_and_the_pool, what_small_declares
 from tokencake_sglang.timewarp.forks import run_in_fork
 
 pytestmark = pytest.mark.slow
@@ -62,15 +63,18 @@ def test_critical_agents_have_first_tokens_of_their_own_where_a_cell_asks(figure
     assert asked == figures(CELL, "hicache")
 
 
-def test_applications_declare_their_graphs_and_the_option_turns_paths_off(
+def test_applications_declare_their_graphs_and_lengths_and_the_option_turns_paths_off(
     forking_process: Callable[..., Any],
 ) -> None:
     """Seconds that are left of it: unknown, by what nobody has learnt yet, and as declared."""
 
     def left_s(graphs: bool, *flags: str) -> dict[str, float | None]:
-        return forking_process(run_in_fork, paths_of_small, graphs, flags)
+        return forking_process(run_in_fork, what_small_declares, graphs, flags)
 
     declared = left_s(True)
     assert declared["second"] == pytest.approx(declared["alone"] - declared["first"])
-    assert left_s(False)["second"] is None
+    small = fan_out.load("small")
+    assert declared["output"] == sum(request.output_length for request in small.requests)
+    silent = left_s(False)
+    assert silent["second"] is silent["output"] is None
     assert left_s(True, "--tokencake-without", "paths")["second"] is None
