@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.workloads import agentinfer_swebench, chat, claude_code, tokencake_dags
+from benchmarks.workloads import agentinfer_swebench, chat, claude_code, fan_out, tokencake_dags
 from tokencake_sglang.replay import arrivals, tool_times
 from tokencake_sglang.replay import workload as replay
 from tokencake_sglang.replay.summary import summarize
@@ -19,6 +19,8 @@ from tokencake_sglang.replay.workload import Workload
 def build(args: argparse.Namespace) -> Workload:
     if args.name in tokencake_dags.APPLICATIONS:
         workload = arrivals.replicate(tokencake_dags.load(args.name), args.applications)
+    elif args.name in fan_out.APPLICATIONS:
+        workload = arrivals.replicate(fan_out.load(args.name), args.applications)
     elif args.name == "claude_code":
         workload = claude_code.load(
             args.data or claude_code.DATA,
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     agents.add_argument("--arrivals", choices=["equal", "poisson"], default="equal")
     agents.add_argument("--tool-times", choices=["recorded", "poisson"], default="recorded")
     agents.add_argument("--tool-noise", type=float, default=0.0, help="gaussian scale on tool time")
-    for name in tokencake_dags.APPLICATIONS:
+    for name in (*tokencake_dags.APPLICATIONS, *fan_out.APPLICATIONS):
         graph = names.add_parser(name, parents=[every, agents])
         graph.add_argument("--applications", type=int, default=24)
     sessions = names.add_parser("claude_code", parents=[every, agents])

@@ -13,6 +13,7 @@ from tokencake_sglang.replay import workload as replay
         ("code_writer --applications 3 --rate 0.5", 81),
         ("deep_research --applications 2 --rate 1 --arrivals poisson --seed 1", 64),
         (f"claude_code --data {datasets.SLICES}/weka_claude_code_slice.jsonl.gz --count 3", 622),
+        ("uneven --applications 2 --rate 1", 64),
         ("agentinfer_swebench --lanes 4", 596),
         ("chat --rate 2 --duration-s 30 --seed 1", 69),
     ],
