@@ -29,6 +29,7 @@ from benchmarks.report.tables import WHOLE, table
 
 HALF, TOLD_HALF = "tokencake-temporal", "oracle-tokencake-temporal"
 SHORTEST, REOPENED = "oracle-shortest", "reopen-lpm"
+DECLARED = "tokencake-lengths"
 EVERYWHERE_MOST = 1.03
 """No single point may be worse than this where the target is for the mean over all."""
 
@@ -175,14 +176,27 @@ TARGETS: tuple[RatioTarget, ...] = (
         WASTED,
         0.6,
     ),
-    RatioTarget("Forty sessions", "sessions", CROWD, MEAN, 0.85, limits=(SHORTEST, LOWER_BOUND)),
     RatioTarget(
-        "Forty sessions", "sessions", CROWD, MAKESPAN, 0.92, limits=(SHORTEST, LOWER_BOUND)
+        "Forty sessions", "sessions", CROWD, MEAN, 0.85, limits=(SHORTEST, DECLARED, LOWER_BOUND)
     ),
-    RatioTarget("Forty sessions", "sessions", CROWD, P95, 1.03, limits=(SHORTEST, LOWER_BOUND)),
-    RatioTarget("Forty sessions", "sessions", CROWD, RETURNING_P95, 0.3, limits=(SHORTEST,)),
-    RatioTarget("Forty sessions", "sessions", CROWD, WASTED, 1.0, limits=(SHORTEST,)),
-    RatioTarget("Forty sessions", "sessions", CROWD, WORST_SLOWDOWN, 1.0, limits=(SHORTEST,)),
+    RatioTarget(
+        "Forty sessions",
+        "sessions",
+        CROWD,
+        MAKESPAN,
+        0.92,
+        limits=(SHORTEST, DECLARED, LOWER_BOUND),
+    ),
+    RatioTarget(
+        "Forty sessions", "sessions", CROWD, P95, 1.03, limits=(SHORTEST, DECLARED, LOWER_BOUND)
+    ),
+    RatioTarget(
+        "Forty sessions", "sessions", CROWD, RETURNING_P95, 0.3, limits=(SHORTEST, DECLARED)
+    ),
+    RatioTarget("Forty sessions", "sessions", CROWD, WASTED, 1.0, limits=(SHORTEST, DECLARED)),
+    RatioTarget(
+        "Forty sessions", "sessions", CROWD, WORST_SLOWDOWN, 1.0, limits=(SHORTEST, DECLARED)
+    ),
     RatioTarget(
         "Untagged chat beside agents, of first come, first served without a host tier",
         "standard",
