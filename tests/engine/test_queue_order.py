@@ -7,7 +7,7 @@ from tokencake_sglang.agents.events import ApplicationFinish, ApplicationStart, 
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.spatial.graph import NODE_S
 from tokencake_sglang.spatial.paths import SETTLE_S, Place
-from tokencake_sglang.spatial.shares import UNTAGGED
+from tokencake_sglang.spatial.shares import CLAIM_S, LEVEL_S, UNTAGGED
 
 
 def waiting(harness) -> list[str]:
@@ -38,7 +38,7 @@ def older_and_younger_in_the_queue(harness, older: str | None, younger: str | No
     other = harness.submit(prompt(5, 600), 4, of("young", "second", younger))
     harness.step(3)
     assert waiting(harness) == [second, other]  # equal so far
-    harness.at(harness.now_s + 1.0)
+    harness.at(harness.now_s + 2 * LEVEL_S)
     third = look_again(harness)
     return [running, second, other, third]
 
@@ -56,7 +56,7 @@ def test_of_one_tenant_the_older_application_goes_first(harness, tenant):
     harness.run(running, second, other, third)
 
 
-def test_what_a_tenant_did_not_ask_for_while_it_ran_gives_it_no_claim(harness):
+def test_what_a_tenant_did_not_ask_for_while_it_ran_gives_it_a_bounded_claim(harness):
     """It holds little for a long time beside one that holds much, and then asks for much as well."""
     little = harness.submit(prompt(1, 50), 300, of("old", "runs", "little"))
     much = harness.submit(prompt(2, 1000), 300, of("young", "runs", "much"))
@@ -69,13 +69,17 @@ def test_what_a_tenant_did_not_ask_for_while_it_ran_gives_it_no_claim(harness):
         )
     ]
     harness.step(3)
-    assert waiting(harness) == [asked[0], asked[2], asked[1], asked[3]], "they take turns"
+    assert waiting(harness) == asked
+    shares = harness.planner.applications.shares
+    claimed = shares.virtual_s("much", harness.now_s) - shares.virtual_s("little", harness.now_s)
+    assert claimed == pytest.approx(CLAIM_S * 2048, rel=0.02)
     harness.run(little, much, *asked)
 
 
 def test_when_all_is_over_no_tenant_is_kept(harness):
     rids = older_and_younger_in_the_queue(harness, "busy", "modest")
     harness.run(*rids)
+    harness.at(harness.now_s + 2 * CLAIM_S)
     harness.finish_everything()
     assert not harness.planner.applications.shares._accounts
 
@@ -229,7 +233,7 @@ def test_of_a_declared_graph_the_node_with_the_longest_way_left_goes_first(harne
     harness.run(running, search, note)
     harness.send(ApplicationFinish(application="next"))
     harness.step()
-    assert not applications.turns._declared
+    assert not applications.turns._graphs
 
 
 def test_a_graph_without_times_yields_to_what_was_learnt(harness):

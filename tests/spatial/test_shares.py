@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from tokencake_sglang.spatial import shares as shares_module
 from tokencake_sglang.spatial.order import Queued, admission_order
-from tokencake_sglang.spatial.shares import UNTAGGED
+from tokencake_sglang.spatial.shares import CLAIM_S, LEVEL_S, UNTAGGED
 
 
 class Shares(shares_module.Shares):
     """Shares that can be told totals in place of what has changed."""
 
-    def __init__(self, weights: dict[str, float], claim_token_s: float = 0.0) -> None:
-        super().__init__(weights, claim_token_s)
+    def __init__(self, weights: dict[str, float], pool_tokens: int = 0) -> None:
+        super().__init__(weights, pool_tokens)
         self.totals: dict[str, tuple[int, int]] = {}
 
     def update(self, tenant: str, now_s: float, *, running_tokens: int, active: bool) -> None:
@@ -22,9 +22,11 @@ class Shares(shares_module.Shares):
         self.add(tenant, now_s, tokens=running_tokens - tokens, queued=int(active) - requests)
 
 
-def served(weights: dict[str, float], tenants: str, rounds: int) -> dict[str, int]:
+def served(
+    weights: dict[str, float], tenants: str, rounds: int, pool_tokens: int = 0
+) -> dict[str, int]:
     """How often each of always busy tenants was chosen to hold 100 tokens for a second."""
-    shares = Shares(weights)
+    shares = Shares(weights, pool_tokens)
     counts = dict.fromkeys(tenants, 0)
     for second in range(rounds):
         waiting = [(tenant, 100, number) for number, tenant in enumerate(tenants)]
@@ -44,6 +46,20 @@ def test_busy_tenants_hold_the_pool_in_proportion_to_their_weights():
 def test_a_tenant_that_is_not_named_weighs_one():
     counts = served({"a": 1.0}, "ab", 100)
     assert counts["a"] == pytest.approx(counts["b"], abs=1)
+
+
+def test_that_little_differences_do_not_count_costs_nobody_more_than_one_level():
+    counts = served({"a": 3.0, "b": 1.0}, "ab", 400, pool_tokens=50)
+    assert abs(counts["a"] / 3 - counts["b"]) * 100 <= LEVEL_S * 50 + 100
+
+
+def test_between_tenants_that_are_level_the_order_given_stays():
+    requests = [("b", 10, 0), ("a", 10, 1), ("b", 10, 2)]
+    for ahead_s, order in ((LEVEL_S / 2 - 1, [0, 1, 2]), (LEVEL_S / 2, [1, 0, 2])):
+        shares = Shares({}, pool_tokens=50)
+        shares.update("a", 0.0, running_tokens=0, active=True)
+        shares.update("b", 0.0, running_tokens=100, active=True)
+        assert shares.interleaved(requests, ahead_s) == order
 
 
 def test_what_a_tenant_left_unused_while_it_was_away_gives_it_no_claim():
@@ -67,8 +83,8 @@ def test_what_it_left_unused_while_it_ran_gives_it_no_claim_either():
 
 def test_what_it_left_unused_gives_it_a_claim_up_to_the_bound():
     """An agent's tenant has nothing queued while its agents are in calls."""
-    for away_s, claimed_s in ((10.0, 10 * 100 / 2), (1000.0, 3000 / 2)):
-        shares = Shares({"away": 2.0, "busy": 2.0}, claim_token_s=3000.0)
+    for away_s, claimed_s in ((10.0, 10 * 100 / 2), (CLAIM_S, CLAIM_S * 50 / 2)):
+        shares = Shares({"away": 2.0, "busy": 2.0}, pool_tokens=50)
         shares.update("away", 0.0, running_tokens=0, active=True)
         shares.update("busy", 0.0, running_tokens=100, active=True)
         shares.update("away", 0.0, running_tokens=0, active=False)
@@ -78,21 +94,10 @@ def test_what_it_left_unused_gives_it_a_claim_up_to_the_bound():
 
 
 def test_who_comes_for_the_first_time_claims_nothing():
-    shares = Shares({}, claim_token_s=3000.0)
+    shares = Shares({}, pool_tokens=50)
     shares.update("busy", 0.0, running_tokens=100, active=True)
     shares.update("new", 50.0, running_tokens=0, active=True)
     assert shares.virtual_s("new", 50.0) == shares.virtual_s("busy", 50.0)
-
-
-def test_who_still_has_a_claim_is_not_forgotten():
-    shares = Shares({}, claim_token_s=3000.0)
-    shares.update("away", 0.0, running_tokens=0, active=True)
-    shares.update("busy", 0.0, running_tokens=100, active=True)
-    shares.update("away", 0.0, running_tokens=0, active=False)
-    shares.forget_idle(29.0)
-    assert "away" in shares._accounts
-    shares.forget_idle(30.0)
-    assert "away" not in shares._accounts
 
 
 def test_a_tenant_that_has_waited_all_the_time_keeps_its_claim():
@@ -109,15 +114,26 @@ def test_within_one_attempt_tenants_take_turns_by_the_tokens_they_ask_for():
     assert shares.interleaved(requests, 0.0) == [0, 3, 1, 2]
 
 
+def test_who_was_away_for_longer_claims_nothing_and_nothing_is_held_against_it():
+    for held_before in (0, 900):
+        shares = Shares({}, pool_tokens=50)
+        shares.update("busy", 0.0, running_tokens=10, active=True)
+        shares.update("away", 0.0, running_tokens=held_before, active=True)
+        shares.update("away", 1.0, running_tokens=0, active=False)
+        shares.update("away", 1.5 + CLAIM_S, running_tokens=0, active=True)
+        away_s, busy_s = (shares.virtual_s(name, 1.5 + CLAIM_S) for name in ("away", "busy"))
+        assert away_s == busy_s
+
+
 def test_idle_tenants_are_forgotten_once_that_changes_nothing():
     shares = Shares({})
     for tenant, tokens in (("ahead", 300), ("behind", 50), ("running", 100)):
         shares.update(tenant, 0.0, running_tokens=tokens, active=True)
     for tenant in ("ahead", "behind"):
         shares.update(tenant, 1.0, running_tokens=0, active=False)
-    shares.forget_idle(1.0)
-    assert shares._accounts.keys() == {"ahead", "running"}
-    shares.forget_idle(3.0)  # the one that runs has had as much by now
+    shares.forget_idle(1.0 + CLAIM_S)
+    assert shares._accounts.keys() == {"ahead", "behind", "running"}
+    shares.forget_idle(1.5 + CLAIM_S)
     assert shares._accounts.keys() == {"running"}
 
 
@@ -181,13 +197,18 @@ def test_merged_queues_keep_their_orders(agents, chat, weight):
     )
 )
 def test_virtual_time_never_runs_backwards(steps):
+    """But for who was away."""
     shares, now_s = Shares({"a": 2.0}), 0.0
     before = {"a": 0.0, "b": 0.0}
+    idle_from_s: dict[str, float] = {}
     for tenant, passed_s, tokens, active in steps:
         now_s += passed_s
         shares.update(tenant, now_s, running_tokens=tokens, active=active)
-        assert shares.virtual_s(tenant, now_s) >= before[tenant] - 1e-9
+        if now_s - idle_from_s.pop(tenant, now_s) <= CLAIM_S:
+            assert shares.virtual_s(tenant, now_s) >= before[tenant] - 1e-9
         before[tenant] = shares.virtual_s(tenant, now_s)
+        if not tokens and not active:
+            idle_from_s[tenant] = now_s
 
 
 class TestOrder:

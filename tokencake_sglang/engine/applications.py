@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 DEMAND_SHARE = 1.0
 """Part of the pool that the working set's average demands may fill."""
 
-CLAIM_S = 60.0
-"""A tenant whose queue was empty may claim no more of what it left unused than the whole pool for so
-long."""
-
 IDLE_S = 60.0
 """For each of its turns an application that neither asks nor calls keeps its part for so long, even
 if a newcomer needs the room: the more often it came back, the longer it is expected to."""
@@ -94,7 +90,7 @@ class Applications:
         self.declared = declared
         self.residents = residents
         self.working_set = WorkingSet(int(DEMAND_SHARE * pool_tokens), kept_tokens, quotas=quotas)
-        self.shares = Shares(weights, CLAIM_S * pool_tokens)
+        self.shares = Shares(weights, pool_tokens)
         self.turns = Turns(agents_in, declared, knows_paths=knows_paths)
         self.bounded = bounded
         self._accounts: dict[str, _Account] = {}  # by application, of those that ask or run

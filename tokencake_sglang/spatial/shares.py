@@ -23,6 +23,16 @@ Tenant = str | None
 ADMITTED_S = 10.0
 """For how long a request that is placed ahead is charged, until what it really holds is known."""
 
+CLAIM_S = 60.0
+"""What a tenant left unused while it had nothing queued it may claim afterwards, up to what the
+whole pool is worth for so long: an agent's tenant has nothing queued whenever its agents are in
+calls. One that has nothing queued or running for longer than this claims nothing, and nothing is
+held against it."""
+
+LEVEL_S = 20.0
+"""Tenants of weight 1 that differ by less than the whole pool for about so long are level, and the
+order given stays. To go by less would interrupt applications that are about to finish."""
+
 
 @dataclass(slots=True)
 class _Account:
@@ -37,13 +47,13 @@ class Shares:
 
     Args:
         weights: of tenants; whoever is not named weighs 1.
-        claim_token_s: token-seconds of what a tenant left unused while it had nothing queued that it
-            may still claim. An agent's tenant has nothing queued whenever its agents are in calls.
+        pool_tokens: of the device, for ``CLAIM_S`` and ``LEVEL_S``.
     """
 
-    def __init__(self, weights: Mapping[Tenant, float], claim_token_s: float = 0.0) -> None:
+    def __init__(self, weights: Mapping[Tenant, float], pool_tokens: int) -> None:
         self.weights = dict(weights)
-        self.claim_token_s = claim_token_s
+        self.claim_token_s = CLAIM_S * pool_tokens
+        self.level_token_s = LEVEL_S * pool_tokens
         self._accounts: dict[Tenant, _Account] = {}
 
     def add(self, tenant: Tenant, now_s: float, *, tokens: int, queued: int) -> None:
@@ -53,11 +63,13 @@ class Shares:
         A tenant that begins to wait begins no earlier than those that do, but for its claim.
         """
         account = self._accounts.get(tenant)
-        if account is None:
+        if account is None or self._is_away(account, now_s):
             account = self._accounts[tenant] = _Account(self._floor(now_s), since_s=now_s)
         virtual_s = self.virtual_s(tenant, now_s)
         if account.queued <= 0 < account.queued + queued:
-            virtual_s = max(virtual_s, self._floor(now_s) - self._claim_s(tenant))
+            virtual_s = max(
+                virtual_s, self._floor(now_s) - self.claim_token_s / self._weight(tenant)
+            )
         account.virtual_s, account.since_s = virtual_s, now_s
         account.running_tokens += tokens
         account.queued += queued
@@ -76,27 +88,32 @@ class Shares:
         """Numbers of requests, in the order to admit them.
 
         Args:
-            requests: tenant, prompt tokens and number of each; of one tenant they keep their order.
+            requests: tenant, prompt tokens and number of each; of one tenant they keep their order,
+                and so do those of tenants that are level.
         """
-        queues: dict[Tenant, list[tuple[int, int]]] = {}
-        for tenant, tokens, number in requests:
-            queues.setdefault(tenant, []).append((tokens, number))
+        queues: dict[Tenant, list[tuple[int, int, int]]] = {}
+        for place, (tenant, tokens, number) in enumerate(requests):
+            queues.setdefault(tenant, []).append((place, tokens, number))
         if len(queues) < 2:
-            return [number for queue in queues.values() for _, number in queue]
-        heads = [
-            (self.virtual_s(tenant, now_s), place, tenant, 0) for place, tenant in enumerate(queues)
-        ]
+            return [number for queue in queues.values() for _, _, number in queue]
+
+        # By level, then by the place in the order given: no two have the same.
+        heads = []
+        for tenant, queue in queues.items():
+            virtual_s = self.virtual_s(tenant, now_s)
+            heads.append((self._level(virtual_s), queue[0][0], tenant, 0, virtual_s))
         heapq.heapify(heads)
         order = []
         while heads:
-            virtual_s, place, tenant, index = heads[0]
-            tokens, number = queues[tenant][index]
+            _, _, tenant, index, virtual_s = heads[0]
+            _, tokens, number = queues[tenant][index]
             order.append(number)
             if index + 1 == len(queues[tenant]):
                 heapq.heappop(heads)
             else:
                 charged = virtual_s + tokens * ADMITTED_S / self._weight(tenant)
-                heapq.heapreplace(heads, (charged, place, tenant, index + 1))
+                place = queues[tenant][index + 1][0]
+                heapq.heapreplace(heads, (self._level(charged), place, tenant, index + 1, charged))
         return order
 
     def merged(
@@ -125,15 +142,11 @@ class Shares:
         return self.virtual_s(tenant, now_s) + charged.get(tenant, 0.0), number
 
     def forget_idle(self, now_s: float) -> None:
-        """Drops tenants that hold nothing, wait for nothing and would begin again where anybody new
-        does."""
-        floor = self._floor(now_s)
+        """Drops tenants that would begin again where anybody new does."""
         self._accounts = {
             tenant: account
             for tenant, account in self._accounts.items()
-            if account.queued
-            or account.running_tokens
-            or account.virtual_s > floor - self._claim_s(tenant)
+            if not self._is_away(account, now_s)
         }
 
     def _floor(self, now_s: float) -> float:
@@ -145,10 +158,20 @@ class Shares:
         ]
         if waiting:
             return min(waiting)
-        return max((self.virtual_s(tenant, now_s) for tenant in self._accounts), default=0.0)
+        there = [
+            self.virtual_s(tenant, now_s)
+            for tenant, account in self._accounts.items()
+            if not self._is_away(account, now_s)
+        ]
+        return max(there, default=0.0)
 
-    def _claim_s(self, tenant: Tenant) -> float:
-        return self.claim_token_s / self._weight(tenant)
+    @staticmethod
+    def _is_away(account: _Account, now_s: float) -> bool:
+        idle = account.queued <= 0 and not account.running_tokens
+        return idle and now_s - account.since_s > CLAIM_S
+
+    def _level(self, virtual_s: float) -> float:
+        return virtual_s // self.level_token_s if self.level_token_s else virtual_s
 
     def _weight(self, tenant: Tenant) -> float:
         return self.weights.get(tenant, 1.0)
