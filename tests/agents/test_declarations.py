@@ -4,6 +4,7 @@ import pytest
 
 from tokencake_sglang.agents import declarations
 from tokencake_sglang.agents.events import (
+    AgentFinish,
     ApplicationFinish,
     ApplicationStart,
     GraphNode,
@@ -77,6 +78,15 @@ def test_it_ends_with_its_application(table):
     declare(table, PLAN)
     one_turn(table)
     table.apply(ApplicationFinish(application="run"), 1.0)
+    assert graph_of(table, "run") is None
+
+
+def test_it_ends_with_its_application_also_where_all_agents_had_finished(table):
+    declare(table, PLAN)
+    one_turn(table)
+    table.apply(AgentFinish(agent=CODER.agent, application="run"), 1.0)
+    assert graph_of(table, "run") is not None
+    assert table.apply(ApplicationFinish(application="run"), 2.0) == []
     assert graph_of(table, "run") is None
 
 

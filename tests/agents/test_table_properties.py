@@ -109,9 +109,11 @@ class TableMachine(RuleBasedStateMachine):
     def happen(self, pause_s, event):
         self.now_s += pause_s
         before = state(self.front)
-        declares = (
-            isinstance(event, ApplicationStart) and self.front.declared(event.application) != event
-        )
+        declares = False
+        if isinstance(event, ApplicationStart):
+            declares = self.front.declared(event.application) != event
+        elif isinstance(event, ApplicationFinish):
+            declares = self.front.declared(event.application) is not None
         try:
             transitions = self.front.apply(event, self.now_s)
         except AgentError:

@@ -115,6 +115,31 @@ def test_untagged_requests_that_are_a_tenant_go_first_when_agents_hold_more(
     harness.run(running, agents, chat, third)
 
 
+def test_untagged_requests_hold_nothing_once_they_have_finished_or_no_agent_is_known(
+    harness, untagged_weight
+):
+    untagged_weight(1.0)
+    shares = harness.planner.applications.shares
+    agents = harness.submit(prompt(2, 100), 200, of("old", "first"))
+    chat = harness.submit(prompt(5, 300), 8)
+    harness.step(4)
+    assert shares._accounts[UNTAGGED].running_tokens >= 300
+    while chat not in harness.finished:
+        harness.step(1)
+    harness.step(1)
+    assert shares._accounts[UNTAGGED].running_tokens == 0
+    harness.run(agents)
+    chat = harness.submit(prompt(6, 300), 200)
+    harness.step(4)
+    assert shares._accounts[UNTAGGED].running_tokens >= 300
+    harness.at(harness.now_s + 2 * harness.planner.table.agent_timeout_s)
+    harness.step(1)
+    assert not len(harness.planner.table)
+    assert shares._accounts[UNTAGGED].running_tokens == 0
+    assert not harness.planner.applications._seen_running
+    harness.run(chat)
+
+
 def test_agents_go_before_untagged_requests_that_hold_more(harness, untagged_weight):
     untagged_weight(1.0)
     harness.generate(prompt(2, 100), 4, of("old", "first"))

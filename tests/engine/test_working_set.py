@@ -137,11 +137,26 @@ def test_of_newcomers_the_one_that_declares_less_output_passes(taken, queued):
     taken.step(6)
     assert waiting(taken) == [larger, smaller]
     taken.send(ApplicationStart(application="smaller", expected_output_tokens=7000))
-    untagged = taken.submit(prompt(5, 20), 2)  # an attempt at admission is due
-    taken.step(8)
-    assert {smaller, untagged} <= taken.finished.keys()
+    taken.step(6)
+    assert smaller in taken.finished
     assert waiting(taken) == [larger]
     taken.run(running, larger)
+
+
+def test_what_a_newcomer_declared_counts_until_its_last_request_is_over(taken, queued):
+    """Its application may be said to be over while the request still waits."""
+    running, smaller = queued
+    larger = taken.submit(prompt(6, 1000), 2, AgentTag(agent="l", application="larger"))
+    taken.send(ApplicationStart(application="larger", expected_output_tokens=1))
+    taken.step(6)
+    assert waiting(taken) == [larger, smaller]
+    taken.send(ApplicationFinish(application="larger"))
+    untagged = taken.submit(prompt(5, 20), 2)  # another attempt at admission
+    taken.step(6)
+    assert taken.planner.table.declared("larger") is None
+    assert untagged in taken.finished
+    assert waiting(taken) == [larger, smaller]
+    taken.run(running, larger, smaller)
 
 
 def test_whoever_is_alone_is_taken_in(taken):
@@ -189,6 +204,37 @@ def test_members_are_looked_through_only_once_one_may_have_been_silent_for_long_
     assert taken.planner.log.counts["defer.working_set"] > refused
     assert looked_at == []
     taken.run(running, newcomer)
+
+
+def test_a_member_that_is_in_a_call_stays_however_long(taken, monkeypatch):
+    working_set = taken.planner.applications.working_set
+    monkeypatch.setattr(working_set, "device_tokens", 600)
+    running = taken.submit(prompt(2, 100), 200)
+    taken.step(2)
+    taken.at(taken.now_s + 2 * IDLE_S)  # of a call of five minutes
+    newcomer = taken.submit(prompt(3, 900), 4, NEW)
+    taken.step(6)
+    assert waiting(taken) == [newcomer]
+    assert OLD.application in working_set.members
+    taken.run(running, newcomer)
+
+
+def test_a_member_that_was_not_silent_for_long_enough_makes_room_as_soon_as_it_was(
+    harness, monkeypatch
+):
+    monkeypatch.setattr(harness.planner.applications.working_set, "device_tokens", 1200)
+    harness.generate(prompt(1, 1000), 4, OLD)
+    running = harness.submit(prompt(2, 100), 300)
+    harness.step(2)
+    harness.at(harness.now_s + IDLE_S - 5.0)
+    newcomer = harness.submit(prompt(3, 900), 4, NEW)
+    harness.step(6)
+    assert waiting(harness) == [newcomer]
+    harness.at(harness.now_s + 6.0)
+    harness.submit(prompt(4, 20), 2)
+    harness.step(8)
+    assert newcomer in harness.finished
+    harness.run(running)
 
 
 def test_the_more_turns_it_took_the_longer_silence_keeps_its_part(harness, monkeypatch):

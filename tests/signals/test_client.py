@@ -76,6 +76,17 @@ def test_a_graph_arrives_with_the_times_that_are_known(server, connect):
         client.application_start("run", graph, {"test": 1.0})
 
 
+def test_what_an_application_will_generate_arrives(server, connect):
+    client = connect(server, strict=True)
+    replies = [
+        client.application_start("run", expected_output_tokens=tokens)
+        for tokens in (9000, 9000, 8000)
+    ]
+    assert [reply.repeat for reply in replies] == [False, True, False]
+    declared = server.front_door.table.declared("run")
+    assert (declared.graph, declared.expected_output_tokens) == (None, 8000)
+
+
 def test_signals_arrive_and_are_acknowledged(server, connect):
     server.know("coder", "run")
     client = connect(server, strict=True)

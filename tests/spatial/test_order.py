@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake_sglang.spatial.order import (
+    MOST_ENTRY_S,
     Queued,
     admission_order,
     turn_to_enter_s,
@@ -108,6 +109,10 @@ def test_what_a_newcomer_weighs_is_a_tenth_of_what_it_is_expected_to_take():
     """docs/spatial.md, "Ageing": 2 ms for each prompt token, or 4 ms for each declared one."""
     assert turn_to_enter_s(10.0, 1000) == pytest.approx(12.0)
     assert turn_to_enter_s(10.0, 1000, 2000) == pytest.approx(18.0)
+
+
+def test_a_length_that_cannot_be_meant_keeps_nobody_outside_for_good():
+    assert turn_to_enter_s(10.0, 1000, 2**53) == 10.0 + MOST_ENTRY_S
 
 
 def test_untagged_requests_keep_their_places():

@@ -232,7 +232,8 @@ class AgentTable:
     def apply(self, event: AnyEvent, now_s: float) -> list[Transition]:
         """Applies one event and returns its consequences for agents; empty for a repeat.
 
-        What an application declares has none: whether it is new, ``declared`` tells beforehand.
+        What an application declares has none, nor has its finish where all its agents have finished
+        before: whether there is anything new in them, ``declared`` tells beforehand.
 
         Raises:
             AgentError: on a signal that contradicts what is known; nothing is changed then.
@@ -415,8 +416,7 @@ class AgentTable:
             )
         agents = self.of_application(event.application)
         transitions = [self._finish(agent, now_s) for agent in agents if not agent.finished]
-        if transitions:  # or nobody is told of the event
-            self._declared.drop(event.application)
+        self._declared.drop(event.application)
         return transitions
 
     # -- bookkeeping --------------------------------------------------------------------------

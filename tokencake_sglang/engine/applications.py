@@ -44,12 +44,13 @@ class _Account:
     """What an application adds to its tenant's: tokens of running requests, and queued requests.
 
     ``came_s``: when the first of its open requests did. ``prompt_tokens``: of the prompt for which it
-    was asked first when it may enter the working set.
+    was asked first when it may enter the working set. ``output_tokens``: what it declared last.
     """
 
     tenant: str
     came_s: float
     prompt_tokens: int | None = None
+    output_tokens: int | None = None
     tokens: int = 0
     queued: int = 0
 
@@ -101,6 +102,7 @@ class Applications:
         # for which the pool had no room, and by tenant of those that a quota kept out.
         self._newcomer_tokens: int | None = None
         self._over_quota: dict[str, int] = {}
+        self._declared_anew = False  # something, by a newcomer that waits, since the last attempt
         # Before then no member is idle for long enough: none at all, or by tenant with a quota.
         self._idle_from_s: dict[str | None, float] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
@@ -223,12 +225,23 @@ class Applications:
             self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
             self._untagged_tokens, self._untagged_queued = tokens, queued
 
+    def look_away_from_untagged(self, now_s: float) -> None:
+        """No agent is known, so nobody looks at untagged requests any more."""
+        if self._seen_waiting or self._seen_running:
+            self.look_at_untagged([], [], now_s)
+
     # -- admission ----------------------------------------------------------------------------
 
     def look_at_queue(self) -> None:
         """An attempt at admission begins."""
         self._newcomer_tokens = None
         self._over_quota.clear()
+        self._declared_anew = False
+
+    def declared_anew(self, application: str) -> None:
+        """It said something of itself: if it waits outside, it may be another's turn to enter."""
+        if application in self._accounts and not self.working_set.has_entered(application):
+            self._declared_anew = True
 
     def takes_part(self, agent: Agent) -> bool:
         """Whether its application is a member, or was one until it fell silent."""
@@ -241,9 +254,10 @@ class Applications:
             return turn_to_enter_s(now_s, prompt_tokens)
         if account.prompt_tokens is None:
             account.prompt_tokens = prompt_tokens
-        declared = self.declared(agent.key.application)
-        output_tokens = None if declared is None else declared.expected_output_tokens
-        return turn_to_enter_s(account.came_s, account.prompt_tokens, output_tokens)
+        # What it declared counts for requests that are still queued when it is said to be over.
+        if (declared := self.declared(agent.key.application)) is not None:
+            account.output_tokens = declared.expected_output_tokens
+        return turn_to_enter_s(account.came_s, account.prompt_tokens, account.output_tokens)
 
     def tenant_of(self, agent: Agent) -> str:
         """On whose account the agent's application runs: what the first of its open requests said."""
@@ -291,7 +305,10 @@ class Applications:
             self.working_set.enter(agent.key.application, tokens, now_s, tenant)
 
     def may_enter(self, now_s: float) -> bool:
-        """Whether there is room by now for a newcomer that the last attempt left outside."""
+        """Whether there is room by now for a newcomer that the last attempt left outside, or there
+        may be for another whose turn is before that one's now."""
+        if self._declared_anew:
+            return True
         tokens = self._newcomer_tokens
         if tokens is not None and self.working_set.has_room(tokens, now_s):
             return True

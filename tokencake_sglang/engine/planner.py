@@ -123,6 +123,9 @@ class Planner(RankPlanner):
     def durations_known(self, durations: DurationModel) -> None:
         self.temporal.durations_known(durations)
 
+    def application_declared(self, application: str) -> None:
+        self.applications.declared_anew(application)
+
     def follow(self, transition: Transition) -> None:
         if self.config.temporal_on:
             self._follow_in_time(transition)
@@ -235,8 +238,11 @@ class Planner(RankPlanner):
             if chunked is not None and chunked not in running:  # the last batch may be of decoding
                 admitted = [*running, chunked]
             self.applications.step(admitted, self.now_s)
-            if len(self.table) and UNTAGGED in self.applications.shares.weights:
-                self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
+            if UNTAGGED in self.applications.shares.weights:
+                if len(self.table):
+                    self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
+                else:
+                    self.applications.look_away_from_untagged(self.now_s)
         if not self.residents:
             return
         if self.config.spatial_on:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.agents.errors import AgentError
-from tokencake_sglang.agents.events import DurationsKnown
+from tokencake_sglang.agents.events import ApplicationStart, DurationsKnown
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentTable, Transition
 from tokencake_sglang.config import TokencakeConfig
@@ -107,6 +107,8 @@ class RankPlanner(ABC):
             return
         for transition in transitions:
             self.follow(transition)
+        if isinstance(entry.event, ApplicationStart):
+            self.application_declared(entry.event.application)
 
     def _receive_durations(self, state: bytes) -> None:
         from tokencake_sglang.temporal.duration import DurationModel
@@ -133,6 +135,9 @@ class RankPlanner(ABC):
         it is to learn from the transitions that follow, as the main process does, and is never
         stored from here.
         """
+
+    def application_declared(self, application: str) -> None:  # noqa: B027 - not all care
+        """The application said something of itself, maybe not for the first time."""
 
     @abstractmethod
     def follow(self, transition: Transition) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from tokencake_sglang.agents.errors import AgentError, ErrorCode
 from tokencake_sglang.agents.events import (
     AnyEvent,
+    ApplicationFinish,
     ApplicationStart,
     DurationsKnown,
     RequestBegin,
@@ -225,11 +226,9 @@ class FrontDoor:
     def _apply(self, event: AnyEvent) -> bool:
         self.open()
         stamp_s = self._now_s()
-        tells_no_agent = isinstance(event, Tick) or (
-            isinstance(event, ApplicationStart) and event != self.table.declared(event.application)
-        )
+        changes_no_agent = isinstance(event, Tick) or self._changes_what_is_declared(event)
         transitions = self.table.apply(event, stamp_s)
-        if not transitions and not tells_no_agent:
+        if not transitions and not changes_no_agent:
             return False
         self._remember_calls(transitions, stamp_s)
         if self._follow is not None:
@@ -237,6 +236,14 @@ class FrontDoor:
                 self._follow(transition, stamp_s)
         self._pass_on(event, stamp_s)
         return True
+
+    def _changes_what_is_declared(self, event: AnyEvent) -> bool:
+        match event:
+            case ApplicationStart():
+                return event != self.table.declared(event.application)
+            case ApplicationFinish():
+                return self.table.declared(event.application) is not None
+        return False
 
     def _pass_on(self, event: AnyEvent, stamp_s: float) -> None:
         self._sequence += 1

@@ -17,6 +17,10 @@ ENTRY_WEIGHT = 0.1
 """What a newcomer is expected to take, as a part of it in seconds of waiting: a choice, not a
 measurement. The larger it is, the longer long applications may have to wait for short ones."""
 
+MOST_ENTRY_S = 600.0
+"""No newcomer is passed by any that comes more than so long after it, whatever it is expected to
+take: what it declares may be wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -42,7 +46,7 @@ def turn_to_enter_s(came_s: float, prompt_tokens: int, output_tokens: int | None
     """When it is a newcomer's turn, beside others': when it came, and later the more it brings.
 
     It is passed by those that come less than ``ENTRY_WEIGHT`` times what it is expected to take
-    after it, and by nobody else.
+    after it, ``MOST_ENTRY_S`` at most, and by nobody else.
 
     Args:
         prompt_tokens: of its first prompt, by which it is judged if nothing else is known.
@@ -52,7 +56,7 @@ def turn_to_enter_s(came_s: float, prompt_tokens: int, output_tokens: int | None
         expected_s = PROMPT_TOKEN_S * prompt_tokens
     else:
         expected_s = OUTPUT_TOKEN_S * output_tokens
-    return came_s + ENTRY_WEIGHT * expected_s
+    return came_s + min(ENTRY_WEIGHT * expected_s, MOST_ENTRY_S)
 
 
 def admission_order(

@@ -30,8 +30,9 @@ calls. One that has nothing queued or running for longer than this claims nothin
 held against it."""
 
 LEVEL_S = 20.0
-"""Tenants of weight 1 that differ by less than the whole pool for about so long are level, and the
-order given stays. To go by less would interrupt applications that are about to finish."""
+"""Tenants that differ by less than the whole pool for about so long, had by the one of the least
+weight, are level, and the order given stays. To go by less would interrupt applications that are
+about to finish."""
 
 
 @dataclass(slots=True)
@@ -97,11 +98,16 @@ class Shares:
         if len(queues) < 2:
             return [number for queue in queues.values() for _, _, number in queue]
 
+        level_token_s = self.level_token_s / min(map(self._weight, queues))
+
+        def level(virtual_s: float) -> float:
+            return virtual_s // level_token_s if level_token_s else virtual_s
+
         # By level, then by the place in the order given: no two have the same.
         heads = []
         for tenant, queue in queues.items():
             virtual_s = self.virtual_s(tenant, now_s)
-            heads.append((self._level(virtual_s), queue[0][0], tenant, 0, virtual_s))
+            heads.append((level(virtual_s), queue[0][0], tenant, 0, virtual_s))
         heapq.heapify(heads)
         order = []
         while heads:
@@ -113,7 +119,7 @@ class Shares:
             else:
                 charged = virtual_s + tokens * ADMITTED_S / self._weight(tenant)
                 place = queues[tenant][index + 1][0]
-                heapq.heapreplace(heads, (self._level(charged), place, tenant, index + 1, charged))
+                heapq.heapreplace(heads, (level(charged), place, tenant, index + 1, charged))
         return order
 
     def merged(
@@ -169,9 +175,6 @@ class Shares:
     def _is_away(account: _Account, now_s: float) -> bool:
         idle = account.queued <= 0 and not account.running_tokens
         return idle and now_s - account.since_s > CLAIM_S
-
-    def _level(self, virtual_s: float) -> float:
-        return virtual_s // self.level_token_s if self.level_token_s else virtual_s
 
     def _weight(self, tenant: Tenant) -> float:
         return self.weights.get(tenant, 1.0)
