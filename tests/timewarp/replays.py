@@ -151,8 +151,8 @@ def what_small_declares(declares: bool, flags: tuple[str, ...]) -> dict[str, flo
     found: dict[str, float | None] = {}
 
     def look(_: Any) -> None:
-        told = planner.table.declared("small")
-        found.setdefault("output", told and told.expected_output_tokens)
+        if (told := planner.table.declared("small")) is not None:
+            found["output"] = told.expected_output_tokens
         for agent in planner.table.of_application("small"):
             if agent.rids:
                 found.setdefault(agent.key.agent, planner.applications.turns.path_of(agent)[1])
@@ -165,5 +165,5 @@ def what_small_declares(declares: bool, flags: tuple[str, ...]) -> dict[str, flo
         "second": found["branch_1_1"],
         "first": times_s["planner"],
         "alone": sum(times_s.values()),
-        "output": found["output"],
+        "output": found.get("output"),
     }
