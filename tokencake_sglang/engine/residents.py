@@ -1,6 +1,5 @@
 """What the engine knows of each agent's KV: where its path ends and what is planned for it."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -54,8 +53,7 @@ class Gap(msgspec.Struct, gc=False):
     """In no tier when the request came: storage may have them."""
 
 
-@dataclass(slots=True)
-class Resident:
+class Resident(msgspec.Struct, gc=False):
     """An agent that has KV in the tree. Times are seconds on the main process's clock.
 
     ``node_ids`` is its path at the last turn's end, root first, ``tokens`` that path's length.

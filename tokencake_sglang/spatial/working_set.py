@@ -9,14 +9,15 @@ waits outside, once, and not at each of its turns.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tokencake_sglang.spatial.shares import DEFAULT_TENANT
 
 PRIOR_S = 60.0
 """For how long a newcomer's demand is taken to be its first prompt, all of the time."""
 
 
-@dataclass(slots=True)
-class Member:
+class Member(msgspec.Struct, gc=False):
     """An application that takes part.
 
     ``token_s`` is the integral of ``running_tokens`` over ``life_s``, the seconds in which it was
