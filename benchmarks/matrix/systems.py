@@ -73,7 +73,8 @@ VARIANTS: dict[str, System] = {
         ),
         System(
             "tokencake-lengths-rough",
-            "told that, wrong by a factor of two either way (one standard deviation)",
+            "told how many tokens each application will generate in all, wrong by a factor of two "
+            "either way (one standard deviation)",
             flags=("--enable-tokencake",),
             lengths=1.0,
         ),

@@ -74,19 +74,15 @@ def test_it_stays_while_an_agent_is_known_and_goes_with_the_last(table):
     assert graph_of(table, "run") is None
 
 
-def test_it_ends_with_its_application(table):
+@pytest.mark.parametrize("all_agents_had_finished", [False, True])
+def test_it_ends_with_its_application(table, all_agents_had_finished):
     declare(table, PLAN)
     one_turn(table)
-    table.apply(ApplicationFinish(application="run"), 1.0)
-    assert graph_of(table, "run") is None
-
-
-def test_it_ends_with_its_application_also_where_all_agents_had_finished(table):
-    declare(table, PLAN)
-    one_turn(table)
-    table.apply(AgentFinish(agent=CODER.agent, application="run"), 1.0)
+    if all_agents_had_finished:
+        table.apply(AgentFinish(agent=CODER.agent, application="run"), 1.0)
     assert graph_of(table, "run") is not None
-    assert table.apply(ApplicationFinish(application="run"), 2.0) == []
+    transitions = table.apply(ApplicationFinish(application="run"), 2.0)
+    assert (transitions == []) is all_agents_had_finished
     assert graph_of(table, "run") is None
 
 

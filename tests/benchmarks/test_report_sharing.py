@@ -91,4 +91,5 @@ def test_the_committed_results_are_those_of_the_sets_cells_and_systems() -> None
 
     known = {record.key for record in store.read("sharing") if record.figures is not None}
     assert known == {task.key for task in tasks("sharing", "*", None)}
-    assert {cell.group for cell in sets.cells("sharing")} <= sets.SYSTEMS_OF_GROUP.keys()
+    groups = {name: {cell.group for cell in sets.cells(name)} for name in ("sharing", "sessions")}
+    assert groups["sharing"] == sets.SYSTEMS_OF_GROUP.keys() - groups["sessions"]

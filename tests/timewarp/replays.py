@@ -16,10 +16,10 @@ from tokencake_sglang.replay.arrivals import (
 )
 from tokencake_sglang.replay.bounds import bounds
 from tokencake_sglang.replay.claims import Claim
+from tokencake_sglang.replay.declarations import declared_graphs
 from tokencake_sglang.replay.driver import Replay
 from tokencake_sglang.replay.figures import figures
 from tokencake_sglang.replay.gantt import gantt
-from tokencake_sglang.replay.graphs import declared_graphs
 from tokencake_sglang.replay.machine import machine_figures
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.systems import SYSTEMS

@@ -210,7 +210,11 @@ class Applications:
     def look_at_untagged(
         self, waiting: "Sequence[Req]", running: "Sequence[Req]", now_s: float
     ) -> None:
-        """Once a step, where untagged requests are a tenant: no event tells of them."""
+        """Once a step, where untagged requests are a tenant: no event tells of them.
+
+        Args:
+            waiting, running: of all requests; empty while no agent is known, to share with.
+        """
         queued, tokens = self._untagged_queued, self._untagged_tokens
         if waiting != self._seen_waiting:  # mostly the same, and then quickly said to be
             self._seen_waiting = list(waiting)
@@ -224,11 +228,6 @@ class Applications:
         if more != (0, 0):
             self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
             self._untagged_tokens, self._untagged_queued = tokens, queued
-
-    def look_away_from_untagged(self, now_s: float) -> None:
-        """No agent is known, so nobody looks at untagged requests any more."""
-        if self._seen_waiting or self._seen_running:
-            self.look_at_untagged([], [], now_s)
 
     # -- admission ----------------------------------------------------------------------------
 

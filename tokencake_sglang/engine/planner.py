@@ -239,10 +239,8 @@ class Planner(RankPlanner):
                 admitted = [*running, chunked]
             self.applications.step(admitted, self.now_s)
             if UNTAGGED in self.applications.shares.weights:
-                if len(self.table):
-                    self.applications.look_at_untagged(waiting_queue, admitted, self.now_s)
-                else:
-                    self.applications.look_away_from_untagged(self.now_s)
+                all_requests = (waiting_queue, admitted) if len(self.table) else ([], [])
+                self.applications.look_at_untagged(*all_requests, self.now_s)
         if not self.residents:
             return
         if self.config.spatial_on:

@@ -60,7 +60,8 @@ class Uploads:
         resident.residence = Residence.HOST if worth_a_load else Residence.DEVICE
 
     def is_worth_an_upload(self, resident: Resident) -> bool:
-        """Whether its agent would wait for what is on the host only, as long as forwards take now."""
+        """Whether so much is on the host only that forwards, as long as they are now, do not hide
+        its load."""
         on_host = resident.residence is Residence.HOST
         return on_host and not self.is_hidden(resident.host_only_tokens)
 

@@ -12,7 +12,7 @@ from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.scheduler_hooks import PLANNER
 from tokencake_sglang.policy import Policy
 from tokencake_sglang.replay.closed_loop import CallReturned, ClosedLoop, Dispatch
-from tokencake_sglang.replay.graphs import declared_graphs, declared_outputs
+from tokencake_sglang.replay.declarations import declared_graphs, declared_outputs
 from tokencake_sglang.replay.machine import Stopwatch
 from tokencake_sglang.replay.occupancy import Occupancy
 from tokencake_sglang.replay.preemptions import Preemptions

@@ -1,4 +1,4 @@
-"""Graphs that a workload's applications can declare."""
+"""What a workload's applications can declare of themselves."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from benchmarks.workloads import fan_out
 from tests.replay.builders import request, workload
 from tokencake_sglang.agents.events import ApplicationStart
 from tokencake_sglang.replay.critical_path import critical_paths_s
-from tokencake_sglang.replay.graphs import declared_graphs, declared_outputs
+from tokencake_sglang.replay.declarations import declared_graphs, declared_outputs
 from tokencake_sglang.replay.tokens import Span
 from tokencake_sglang.replay.workload import ToolCall
 from tokencake_sglang.spatial.graph import DeclaredPaths
