@@ -155,6 +155,8 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
+        from sglang.srt.managers.scheduler import Scheduler
+
         from tokencake_sglang.engine.cache import TokencakeCache
         from tokencake_sglang.engine.planner import Planner
         from tokencake_sglang.engine.rank import RankPlanner
@@ -164,6 +166,8 @@ class Stopwatch:
         self._time(RankPlanner, "receive", self._received)
         self._time(TokencakeCache, "load_back", self._loaded)
         self._time(TokencakeCache, "ready_to_load_host_cache", self._loaded)
+        self._time(Scheduler, "get_next_batch_to_run", self._scheduled)
+        self._time(Scheduler, "process_batch_result", self._scheduled)
         self.start_over()
 
     def start_over(self) -> None:
@@ -171,7 +175,10 @@ class Stopwatch:
         self.ticks_ns: list[int] = []
         self.loads_ns: list[int] = []
         """Of the steps, what SGLang took to make room for an upload and to start it."""
-        self._tick_ns = self._load_ns = 0
+        self.schedulers_ns: list[int] = []
+        """What SGLang's scheduler took itself, between two steps, to form a batch and to process its
+        results: the same work on every machine, for comparison."""
+        self._tick_ns = self._load_ns = self._scheduler_ns = 0
 
     def _time(self, owner: type, name: str, note: Callable[..., None]) -> None:
         method, clock = getattr(owner, name), time.perf_counter_ns
@@ -190,11 +197,16 @@ class Stopwatch:
         self.steps_ns.append(took_ns)
         self.ticks_ns.append(self._tick_ns)
         self.loads_ns.append(self._load_ns)
+        self.schedulers_ns.append(self._scheduler_ns)
         self._tick_ns = self._load_ns = 0
+        self._scheduler_ns = -took_ns  # the step is a part of ``get_next_batch_to_run``
 
     def _loaded(self, took_ns: int, *_: Any) -> None:
         if "step" in self._within:  # SGLang loads at admission as well
             self._load_ns += took_ns
+
+    def _scheduled(self, took_ns: int, *_: Any) -> None:
+        self._scheduler_ns += took_ns
 
     def _received(self, took_ns: int, _planner: Any, message: Any) -> None:
         if isinstance(message.entry().event, Tick):
@@ -295,6 +307,7 @@ def measure_steps(load: Load, agents: int) -> dict[str, Any]:
         "without_them_us": spread_us(
             [took - loads for took, loads in zip(both_ns, stopwatch.loads_ns, strict=True)]
         ),
+        "sglangs_scheduler_us": spread_us(stopwatch.schedulers_ns),
         "tick_us": spread_us([tick_ns for tick_ns in stopwatch.ticks_ns if tick_ns]),
     }
 

@@ -239,6 +239,9 @@ class AgentTable:
             AgentError: on a signal that contradicts what is known; nothing is changed then.
         """
         match event:
+            case Tick():  # first, for they are the greater part of the log
+                self.now_s = max(self.now_s, now_s)
+                return self._expire()
             case RequestBegin():
                 transitions = self._request_begin(event, now_s)
             case RequestEnd():
@@ -259,9 +262,6 @@ class AgentTable:
                 transitions = self._application_finish(event, now_s)
             case DurationsKnown():
                 transitions = []  # of tools, not of agents
-            case Tick():
-                self.now_s = max(self.now_s, now_s)
-                return self._expire()
         self.now_s = max(self.now_s, now_s)
         return transitions
 

@@ -12,6 +12,7 @@ from tokencake_sglang.agents.events import ApplicationStart
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.agents.table import Agent, AgentState
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.request_tag import is_tagged
 from tokencake_sglang.engine.residents import Resident
 from tokencake_sglang.engine.turns import Turns
 from tokencake_sglang.spatial.order import turn_to_enter_s
@@ -106,10 +107,10 @@ class Applications:
         # Before then no member is idle for long enough: none at all, or by tenant with a quota.
         self._idle_from_s: dict[str | None, float] = {}
         self._left: tuple[str, int] | None = None  # the last to be over, and by which event
-        self._untagged_rids: list[str] = []  # of those that run, and what these hold
-        self._untagged_tokens = self._untagged_queued = 0
         self._seen_waiting: list[Req] = []
         self._seen_running: list[Req] = []
+        self._untagged_running: list[Req] = []
+        self._untagged_tokens = self._untagged_queued = 0
 
     # -- what happens to agents ---------------------------------------------------------------
 
@@ -210,7 +211,8 @@ class Applications:
     def look_at_untagged(
         self, waiting: "Sequence[Req]", running: "Sequence[Req]", now_s: float
     ) -> None:
-        """Once a step, where untagged requests are a tenant: no event tells of them.
+        """Once a step, where untagged requests are a tenant: no event tells of them. Those that have
+        ended count until SGLang filters its batch, which is for another step.
 
         Args:
             waiting, running: of all requests; empty while no agent is known, to share with.
@@ -218,12 +220,12 @@ class Applications:
         queued, tokens = self._untagged_queued, self._untagged_tokens
         if waiting != self._seen_waiting:  # mostly the same, and then quickly said to be
             self._seen_waiting = list(waiting)
-            queued = sum(self.agent_of(req) is None for req in waiting)
-        if running != self._seen_running or any(req.finished() for req in running):
+            queued = sum(not is_tagged(req) for req in waiting)
+        if running != self._seen_running:
             self._seen_running = list(running)
-            held = [req for req in running if self.agent_of(req) is None and not req.finished()]
-            if (rids := [req.rid for req in held]) != self._untagged_rids:
-                self._untagged_rids, tokens = rids, self._held_tokens(held)
+            holding = [req for req in running if not is_tagged(req)]
+            if holding != self._untagged_running:
+                self._untagged_running, tokens = holding, self._held_tokens(holding)
         more = tokens - self._untagged_tokens, queued - self._untagged_queued
         if more != (0, 0):
             self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])

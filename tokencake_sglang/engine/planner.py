@@ -46,6 +46,7 @@ class Planner(RankPlanner):
         **facts: Any,
     ) -> None:
         super().__init__(config, cache, **facts)
+        self._in_time, self._in_space = config.temporal_on, config.spatial_on
         self.eviction = NextUseEviction(self.residents, self.agents_by_leaf)
         self.copies: Copies | None = None
         if config.temporal_on and "eviction" not in config.without:
@@ -127,9 +128,9 @@ class Planner(RankPlanner):
         self.applications.declared_anew(application)
 
     def follow(self, transition: Transition) -> None:
-        if self.config.temporal_on:
+        if self._in_time:
             self._follow_in_time(transition)
-        if self.config.spatial_on:
+        if self._in_space:
             self._follow_in_space(transition)
         if transition.change is Change.AGENT_FORGOTTEN:
             self.forget(transition.agent.key)
@@ -183,12 +184,12 @@ class Planner(RankPlanner):
             self.eviction.supersede(left)
 
     def turn_ended(self, resident: Resident, req: "Req") -> None:
-        if self.config.spatial_on:
+        if self._in_space:
             tenant = self.applications.tenant_of(resident.agent)
             self.spatial.turn_ended(resident, self.now_s, tenant)
             self.applications.took_turn(resident, req.rid, self.now_s)
             self.headroom.turn_ended(resident.agent, req)
-        if self.config.temporal_on:
+        if self._in_time:
             self.temporal.turn_ended(resident)
             if resident.agent.finished:  # by a signal that overtook its last turn
                 self.eviction.supersede(self.cache.path(resident.leaf_id))
@@ -233,7 +234,7 @@ class Planner(RankPlanner):
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
         self.eviction.tell(self.now_s)
-        if self.config.spatial_on:
+        if self._in_space:
             admitted = running
             if chunked is not None and chunked not in running:  # the last batch may be of decoding
                 admitted = [*running, chunked]
@@ -243,12 +244,12 @@ class Planner(RankPlanner):
                 self.applications.look_at_untagged(*all_requests, self.now_s)
         if not self.residents:
             return
-        if self.config.spatial_on:
+        if self._in_space:
             self.spatial.step(self.now_s)
         committed_tokens = self.committed_tokens(running, chunked)
         if self.cache.pin_count:
             self.keep_free(committed_tokens)
-        if self.config.temporal_on:
+        if self._in_time:
             if self.left_waiting and self.cache.pin_count:
                 self.temporal.uploads.drop_holds_of_queued(self.now_s)
             keep_free_tokens = committed_tokens + GROWTH_TOKENS * (
@@ -277,13 +278,13 @@ class Planner(RankPlanner):
     def order(self, waiting_queue: "list[Req]") -> None:
         self.queue = waiting_queue
         self._closed_for_newcomers = False
-        if self.config.spatial_on:
+        if self._in_space:
             self.applications.look_at_queue()
             if self.orders:
                 self.spatial.order(waiting_queue, self.applications, self.now_s)
 
     def adder_class(self, base: "type[PrefillAdder]") -> "type[PrefillAdder] | None":
-        if not self.config.spatial_on:
+        if not self._in_space:
             return None
         from tokencake_sglang.engine.admission import reserving_adder
         from tokencake_sglang.engine.headroom import headroom_adder
@@ -300,9 +301,9 @@ class Planner(RankPlanner):
         """Makes the batch wait for uploads it reads, and ends its agents' holds."""
         if self.residents:
             self.await_upload(batch)
-        if self.config.spatial_on:
+        if self._in_space:
             self.applications.admitted(batch.reqs, self.now_s)
-        if not self.config.temporal_on:
+        if not self._in_time:
             return
         if self.copies is not None:
             self.copies.moved()

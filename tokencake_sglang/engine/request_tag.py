@@ -36,6 +36,12 @@ def with_tag(sampling_params: dict | None, tag: AgentTag) -> dict:
     return params
 
 
+def is_tagged(req: "Req") -> bool:
+    """Whether ``with_tag`` named an agent, known by now or not."""
+    custom_params = req.sampling_params.custom_params
+    return bool(custom_params) and PARAMS_KEY in custom_params
+
+
 def agent_key_of(req: "Req") -> AgentKey | None:
     """The agent named by the tag that ``with_tag`` put there; None for untagged requests."""
     custom_params = req.sampling_params.custom_params

@@ -173,6 +173,8 @@ class SpatialExecutor:
     def step(self, now_s: float) -> None:
         """Unpins agents that neither stopped at a call nor came back: nobody expects them."""
         self._now_s = now_s
+        if not self._pinned:
+            return
         for resident in list(self._pinned.values()):
             agent = resident.agent
             idle_s = now_s - agent.last_event_s

@@ -49,6 +49,7 @@ class Uploads:
         self._again_s = 0.0  # after a refusal: nobody is asked before
         self._kept_back = "off"  # why the last step started nothing, although something was due
         self._uploading: Resident | None = None
+        self._forward_s = 0.0
         self._least_tokens = cache.load_back_threshold  # fewer are not worth an upload
 
     # -- when and what ------------------------------------------------------------------------
@@ -67,8 +68,10 @@ class Uploads:
 
     def forwards_take(self, forward_s: float) -> None:
         """Once a step: what a forward of that length hides is not worth an upload."""
-        hidden_tokens = self.timing.hidden_tokens(forward_s)
-        self._least_tokens = max(self.cache.load_back_threshold, hidden_tokens)
+        if forward_s != self._forward_s:
+            self._forward_s = forward_s
+            hidden_tokens = self.timing.hidden_tokens(forward_s)
+            self._least_tokens = max(self.cache.load_back_threshold, hidden_tokens)
 
     def is_hidden(self, tokens: int) -> bool:
         """Whether so many tokens are loaded at admission without anybody's waiting for them."""

@@ -1,12 +1,12 @@
 """The decision log: every action on an agent's KV as a record with its reason."""
 
-import json
 import logging
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
+
+import msgspec
 
 from tokencake_sglang.agents.identity import AgentKey
 
@@ -42,8 +42,7 @@ class Action(StrEnum):
     tenant's quota."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """One line of the log. ``now_s`` is the stamp of the message that led to it."""
 
     now_s: float
@@ -78,12 +77,12 @@ class DecisionLog:
         decision = Decision(
             now_s, key.application, key.agent, action, reason, tokens, detail or None
         )
-        name = f"{action}.{reason}"
+        name = name_of(action, reason)
         self.counts[name] += 1
         self.tokens[name] += tokens
         self.recent.append(decision)
         if self._file is not None:
-            self._write(self._file, json.dumps(asdict(decision)) + "\n")
+            self._write(self._file, msgspec.json.encode(decision).decode() + "\n")
 
     def _write(self, file: TextIO, line: str) -> None:
         try:
@@ -95,12 +94,17 @@ class DecisionLog:
 
     def count(self, action: Action, reason: str) -> None:
         """Counts what would flood the log if it left a record each time."""
-        self.counts[f"{action}.{reason}"] += 1
+        self.counts[name_of(action, reason)] += 1
 
     def snapshot(self, recent: int = 32) -> dict[str, Any]:
         """Counts and tokens by ``action.reason``, and the last ``recent`` decisions."""
         return {
             "counts": dict(sorted(self.counts.items())),
             "tokens": dict(sorted(self.tokens.items())),
-            "recent": [asdict(decision) for decision in list(self.recent)[-recent:]],
+            "recent": [msgspec.structs.asdict(decision) for decision in list(self.recent)[-recent:]],
         }
+
+
+def name_of(action: Action, reason: str) -> str:
+    """What a kind of decision is counted under."""
+    return action + "." + reason  # a format string takes ten times as long for an enumeration
