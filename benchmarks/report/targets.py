@@ -555,13 +555,17 @@ def _planner(file: Path) -> Iterator[Row]:
         ("stalled, long contexts", "Planner, 1,000 stalled agents of 4,096 tokens each", 50),
     ):
         us, loads = steps[name]["step_and_ticks_us"], steps[name].get("of_which_sglangs_loads_us")
-        of_loads = loads["mean"] if loads else 0.0
+        beside = [f"SGLang's own loads {loads['mean']:.0f}"] if loads and loads["mean"] else []
+        if own := steps[name].get("sglangs_scheduler_us"):
+            beside.append(f"SGLang's scheduler itself {own['mean']:.0f}")
+        if len(means := steps[name].get("means_us_of_runs", ())) > 1:
+            beside.append(f"runs {min(means):.1f} to {max(means):.1f}")
         yield Row(
             f"{what}: µs a step, mean",
             f"≤ {most}",
             f"{us['mean']:.1f} (median {us['median']:.1f})",
             us["mean"] <= most,
-            f"SGLang's own loads {of_loads:.0f}" if of_loads else "",
+            "; ".join(beside),
         )
     bytes_ = cost["memory"]["bytes_per_agent"]
     yield Row("Planner: bytes an agent", "≤ 2,048", f"{bytes_:,}", bytes_ <= 2048)

@@ -8,6 +8,7 @@ from benchmarks.planner_cost import (
     Load,
     measure_memory,
     measure_steps,
+    median_run,
     side_of,
     spread_us,
     too_much,
@@ -60,6 +61,15 @@ def test_a_spread_is_in_microseconds():
     assert spread == {"median": 1.0, "mean": 2.04, "p99": 103.0, "max": 103.0}
 
 
+def test_of_several_runs_the_one_in_the_middle_counts():
+    runs = [
+        {"number": n, "step_and_ticks_us": {"mean": us}} for n, us in enumerate((9.0, 3.0, 5.0))
+    ]
+    found = median_run(runs)
+    assert (found["number"], found["means_us_of_runs"]) == (2, [9.0, 3.0, 5.0])
+    assert median_run(runs[:1])["number"] == 0
+
+
 def test_bars_are_of_the_mean_step_and_of_an_agents_bytes():
     def report(idle_us: float, stalled_us: float, size: int):
         steps = {NO_AGENTS: idle_us, STALLED: stalled_us}
@@ -89,6 +99,7 @@ class TestMeasured:
         spread = found["step_and_ticks_us"]
         assert 0 < spread["median"] <= spread["p99"] <= spread["max"]
         assert spread["mean"] >= found["step_us"]["mean"]
+        assert found["sglangs_scheduler_us"]["mean"] > spread["mean"]
 
     def test_without_agents_there_is_no_tick(self):
         found = run_in_fork(measure_steps, SMALL, 0)

@@ -26,7 +26,7 @@ def reserving_adder(base: type[PrefillAdder], planner: "Planner") -> type[Prefil
         def __init__(self, *args, **kwargs) -> None:
             super().__init__(*args, **kwargs)
             running = self.running_batch.reqs if self.running_batch is not None else []
-            self._withheld_tokens = planner.spatial.withheld_tokens(running)
+            self._withheld_tokens = planner.spatial.withheld_tokens(running, planner.now_s)
             self._critical_ahead = planner.spatial.critical_waiting
             self._deferring = False
             self._preempted_for: Req | None = None

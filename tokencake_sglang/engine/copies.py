@@ -34,7 +34,8 @@ class Copies:
         self.cache = cache
         self.eviction = eviction
         self.log = log
-        self._due = False  # whether a step has something to look for
+        self.due = False
+        """Whether ``step`` has something to look for."""
         self._lacking = False  # whether the last look left something without a copy
         self._host_alone: list[tuple[float, int]] | None = None  # unless it may have changed
 
@@ -51,12 +52,12 @@ class Copies:
         dead = self.eviction.dead(self.cache.tree_core.evictable_host_leaves)
         if self._free_tokens() + sum(map(_tokens_with, dead)) >= tokens:
             return True
-        self._due = True
+        self.due = True
         return False
 
     def moved(self) -> None:
         """The device has given up something or begun to run it: either may make room on the host."""
-        self._due = self._due or self._lacking
+        self.due = self.due or self._lacking
 
     def step(self, now_s: float, keep_free_tokens: int) -> None:
         """Once a scheduler step. Copies what may be evicted, farthest from its use first.
@@ -68,9 +69,9 @@ class Copies:
             keep_free_tokens: slots that a copy, which locks its path until it is done, must leave
                 free or evictable.
         """
-        if not self._due or not self.on or self.cache.ongoing_write_through:
+        if not self.due or not self.on or self.cache.ongoing_write_through:
             return
-        self._due = self._lacking = False
+        self.due = self._lacking = False
         spare = self._spare()
         self._host_alone = None
         for next_use_s, node in self._uncopied():
@@ -88,7 +89,7 @@ class Copies:
             for key in self.eviction.claims(node):
                 self.log.record(now_s, key, Action.INSURE, "may_be_evicted", tokens)
         # What is still being loaded may be locked, but its copy is read.
-        self._due = self._lacking and bool(self.cache.ongoing_load_back)
+        self.due = self._lacking and bool(self.cache.ongoing_load_back)
 
     def _free_tokens(self) -> int:
         return self.cache.cache_controller.mem_pool_host.available_size()

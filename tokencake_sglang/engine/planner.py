@@ -102,6 +102,8 @@ class Planner(RankPlanner):
         self.orders = "order" not in config.without
         self.queue: list[Req] = []
         """At the last ``order``, which precedes each attempt at admission."""
+        self._weighs_untagged = UNTAGGED in weights
+        self._stepped_sequence = 0  # of the last event before the last step
         self._found_over_quota = False
         self._closed_for_newcomers = False  # by the last attempt, and not by SGLang
         if config.temporal_on:
@@ -233,38 +235,49 @@ class Planner(RankPlanner):
     def step(
         self, waiting_queue: "list[Req]", running: "list[Req]", chunked: "Req | None" = None
     ) -> None:
-        self.eviction.tell(self.now_s)
+        heard = self.sequence != self._stepped_sequence
+        self._stepped_sequence = self.sequence
+        if heard:  # time moves with events, and most steps are between two
+            self.eviction.tell(self.now_s)
         if self._in_space:
             admitted = running
             if chunked is not None and chunked not in running:  # the last batch may be of decoding
                 admitted = [*running, chunked]
             self.applications.step(admitted, self.now_s)
-            if UNTAGGED in self.applications.shares.weights:
+            if self._weighs_untagged:
                 all_requests = (waiting_queue, admitted) if len(self.table) else ([], [])
                 self.applications.look_at_untagged(*all_requests, self.now_s)
         if not self.residents:
             return
-        if self._in_space:
-            self.spatial.step(self.now_s)
-        committed_tokens = self.committed_tokens(running, chunked)
         if self.cache.pin_count:
-            self.keep_free(committed_tokens)
+            self.spatial.step(self.now_s)
+            self.keep_free(self.committed_tokens(running, chunked))
         if self._in_time:
-            if self.left_waiting and self.cache.pin_count:
-                self.temporal.uploads.drop_holds_of_queued(self.now_s)
-            keep_free_tokens = committed_tokens + GROWTH_TOKENS * (
-                len(running) + (chunked is not None)
-            )
-            # Until SGLang filters its batch, requests that have ended are still in it.
-            goes_on = chunked is not None or any(not req.finished() for req in running)
-            self.temporal.step(
-                self.now_s,
-                forward=goes_on,
-                queue_waits=bool(waiting_queue),
-                keep_free_tokens=keep_free_tokens,
-            )
-            if self.copies is not None:
-                self.copies.step(self.now_s, keep_free_tokens)
+            self._step_in_time(waiting_queue, running, chunked, heard=heard)
+
+    def _step_in_time(
+        self,
+        waiting_queue: "list[Req]",
+        running: "list[Req]",
+        chunked: "Req | None",
+        *,
+        heard: bool,
+    ) -> None:
+        if self.left_waiting and self.cache.pin_count:
+            self.temporal.uploads.drop_holds_of_queued(self.now_s)
+        # Until SGLang filters its batch, requests that have ended are still in it.
+        goes_on = chunked is not None or any(not req.finished() for req in running)
+        self.temporal.tell(self.now_s, forward=goes_on)
+        copies_due = self.copies is not None and self.copies.due
+        if not (heard or copies_due or self.temporal.has_work):
+            return
+        requests = len(running) + (chunked is not None)
+        keep_free_tokens = self.committed_tokens(running, chunked) + GROWTH_TOKENS * requests
+        self.temporal.step(
+            self.now_s, queue_waits=bool(waiting_queue), keep_free_tokens=keep_free_tokens
+        )
+        if self.copies is not None:
+            self.copies.step(self.now_s, keep_free_tokens)
 
     def reopens_admission(self, waiting_queue: "list[Req]") -> bool:
         """Where there are tagged requests: without any, admission is SGLang's."""

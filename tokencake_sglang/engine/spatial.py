@@ -172,9 +172,6 @@ class SpatialExecutor:
 
     def step(self, now_s: float) -> None:
         """Unpins agents that neither stopped at a call nor came back: nobody expects them."""
-        self._now_s = now_s
-        if not self._pinned:
-            return
         for resident in list(self._pinned.values()):
             agent = resident.agent
             idle_s = now_s - agent.last_event_s
@@ -209,7 +206,7 @@ class SpatialExecutor:
 
     # -- admission ----------------------------------------------------------------------------
 
-    def withheld_tokens(self, running: "Sequence[Req]") -> int:
+    def withheld_tokens(self, running: "Sequence[Req]", now_s: float) -> int:
         """What a request that is not critical must leave free.
 
         As much of the reserve as critical agents need that wait, or will be back within
@@ -218,7 +215,7 @@ class SpatialExecutor:
         """
         if self.partitions.reserve_tokens == 0:
             return 0
-        soon_s = self._now_s + RETURN_HORIZON_S
+        soon_s = now_s + RETURN_HORIZON_S
         needs = list(self._waiting_needs)
         for key, resident in self._critical.items():
             if resident.return_s is not None and resident.return_s <= soon_s:

@@ -21,23 +21,30 @@ class StepGap:
     _forwards: int = 0  # since the last stamp
     _idle: bool = True  # whether a step since then had none: the time was not theirs alone
 
-    def tell(self, now_s: float, *, forward: bool) -> None:
+    def tell(self, now_s: float, *, forward: bool) -> bool:
         """Once a step. Stamps are the only clock: steps are measured by the ticks between them.
 
         Args:
             forward: whether one is under way.
+
+        Returns whether time has passed.
         """
-        gap_s, self.last_s = now_s - self.last_s, now_s
+        gap_s = now_s - self.last_s
         if gap_s > 0.0:
-            if gap_s < LONGEST_STEP_S:
-                self.longest_s = max(gap_s, DECAY * self.longest_s)
-                if self._forwards and not self._idle:
-                    self._note_forward(gap_s / self._forwards)
-            self._forwards, self._idle = 0, False
+            self._note_gap(gap_s)
+            self.last_s = now_s
         if forward:
             self._forwards += 1
         else:
             self._idle = True
+        return gap_s > 0.0
+
+    def _note_gap(self, gap_s: float) -> None:
+        if gap_s < LONGEST_STEP_S:
+            self.longest_s = max(gap_s, DECAY * self.longest_s)
+            if self._forwards and not self._idle:
+                self._note_forward(gap_s / self._forwards)
+        self._forwards, self._idle = 0, False
 
     def _note_forward(self, took_s: float) -> None:
         # The mean would count the prefills of others for a returning agent's own.

@@ -190,6 +190,11 @@ class StorageFetches:
         ):
             self._starts.set(key, upload_start_s - MARGIN * tokens / self.tokens_per_s)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a fetch is, or KV has left the host since the last step."""
+        return bool(self._fetches or self._dropped)
+
     def step(self, now_s: float, step_gap_s: float) -> Iterable[Resident]:
         """Starts and ends fetches. Returns the residents whose way back is to be planned anew."""
         if not (self._dropped or self._fetches or self._starts):

@@ -220,18 +220,29 @@ class TemporalExecutor:
 
     # -- each step ----------------------------------------------------------------------------
 
-    def step(
-        self, now_s: float, *, forward: bool, queue_waits: bool, keep_free_tokens: int
-    ) -> None:
-        """Copies and uploads what is due; called once per scheduler step.
+    def tell(self, now_s: float, *, forward: bool) -> None:
+        """Once per scheduler step.
 
         Args:
-            forward: whether a forward is under way.
+            forward: whether one is under way.
+        """
+        if self.step_gap.tell(now_s, forward=forward):
+            self.uploads.forwards_take(self.step_gap.forward_s)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` may have something to do although nothing was heard since the last one:
+        otherwise time stands still between two stamps."""
+        noted = self._evicted or self._lost or self._uninsured
+        return bool(noted) or self.uploads.under_way or self.storage.under_way
+
+    def step(self, now_s: float, *, queue_waits: bool, keep_free_tokens: int) -> None:
+        """Copies and uploads what is due; after ``tell``, at most once per scheduler step.
+
+        Args:
             queue_waits: whether requests wait in the queue.
             keep_free_tokens: slots that a transfer must leave free or evictable.
         """
-        self.step_gap.tell(now_s, forward=forward)
-        self.uploads.forwards_take(self.step_gap.forward_s)
         if self._evicted:
             self._note_evictions(now_s)
         if self._lost:

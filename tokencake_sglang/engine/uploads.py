@@ -49,7 +49,6 @@ class Uploads:
         self._again_s = 0.0  # after a refusal: nobody is asked before
         self._kept_back = "off"  # why the last step started nothing, although something was due
         self._uploading: Resident | None = None
-        self._forward_s = 0.0
         self._least_tokens = cache.load_back_threshold  # fewer are not worth an upload
 
     # -- when and what ------------------------------------------------------------------------
@@ -67,11 +66,9 @@ class Uploads:
         return on_host and not self.is_hidden(resident.host_only_tokens)
 
     def forwards_take(self, forward_s: float) -> None:
-        """Once a step: what a forward of that length hides is not worth an upload."""
-        if forward_s != self._forward_s:
-            self._forward_s = forward_s
-            hidden_tokens = self.timing.hidden_tokens(forward_s)
-            self._least_tokens = max(self.cache.load_back_threshold, hidden_tokens)
+        """What a forward of that length hides is not worth an upload."""
+        hidden_tokens = self.timing.hidden_tokens(forward_s)
+        self._least_tokens = max(self.cache.load_back_threshold, hidden_tokens)
 
     def is_hidden(self, tokens: int) -> bool:
         """Whether so many tokens are loaded at admission without anybody's waiting for them."""
@@ -108,6 +105,11 @@ class Uploads:
         self._uploading = None
 
     # -- pieces -------------------------------------------------------------------------------
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an upload is due, or a piece of one is being loaded."""
+        return self._uploading is not None or bool(self._due)
 
     def finish_piece(self, now_s: float) -> Resident | None:
         """Holds what has been loaded, once the piece under way is done.

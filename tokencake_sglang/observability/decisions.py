@@ -101,7 +101,9 @@ class DecisionLog:
         return {
             "counts": dict(sorted(self.counts.items())),
             "tokens": dict(sorted(self.tokens.items())),
-            "recent": [msgspec.structs.asdict(decision) for decision in list(self.recent)[-recent:]],
+            "recent": [
+                msgspec.structs.asdict(decision) for decision in list(self.recent)[-recent:]
+            ],
         }
 
 
