@@ -9,8 +9,8 @@ export OMP_NUM_THREADS ?= 1
 demo: model  ## the code_writer application against a real server
 	$(VENV)/bin/python -m examples.code_writer
 
-test: model
-	$(VENV)/bin/python -m pytest
+test: model  ## in two processes at once; `.venv/bin/python -m pytest` for one, or for some of them
+	tests/in_halves.sh $(VENV)/bin/python
 
 lint: env
 	$(VENV)/bin/ruff check

@@ -60,7 +60,7 @@ def test_of_a_crowd_some_agents_are_expected_anew_in_each_interval(harness, monk
         revise(agent, now_s)
 
     monkeypatch.setattr(returns, "revise", note)
-    begin_s = math.ceil(harness.now_s) + 2.0
+    begin_s = LOOK_INTERVAL_S * math.ceil((harness.now_s + 2.0) / LOOK_INTERVAL_S)
     for share in (0.1, 0.5, 0.9):
         harness.at(begin_s + share * LOOK_INTERVAL_S)
         harness.step(2)

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import torch
 
 from benchmarks.workloads import tokencake_dags
@@ -84,7 +85,7 @@ def code_writer(rank: Rank, applications: int, pool_tokens: int, overlap: bool) 
         warp.run()
     assert warp.transfers is not None
     return {
-        "decisions": [asdict(decision) for decision in log.recent],
+        "decisions": [msgspec.structs.asdict(decision) for decision in log.recent],
         "totals": asdict(warp.totals),
         "transfers": warp.transfers.figures(),
         "makespan_s": warp.clock.now_s,
