@@ -7,9 +7,10 @@ minutes, half of them declared, so that some are due every second; each that ret
 and stops at the next call. Their KV fills the device pool and, for the greater part, is on the host
 only. So short are their contexts that a forward hides their load, and none is uploaded: once more
 with longer ones, in pools as much larger. And once with a host tier that is full, so that what is
-copied has to be chosen; without the working set, which would keep out those who do not fit. SGLang's
-own time to form batches and to process their results is measured beside: it is the same work on
-every machine. What is measured in one process does not depend on the other: each is a fork of its own.
+copied has to be chosen; without the working set, which would keep out those who do not fit.
+Measured beside is how long the scheduler takes for the rest, to form batches and to process their
+results: the same work on every machine. What is measured in one process does not depend on the
+other: each is a fork of its own.
 
     OMP_NUM_THREADS=1 python -m benchmarks.planner_cost
 """
@@ -181,8 +182,8 @@ class Stopwatch:
         self.loads_ns: list[int] = []
         """Of the steps, what SGLang took to make room for an upload and to start it."""
         self.schedulers_ns: list[int] = []
-        """What SGLang's scheduler took itself, between two steps, to form a batch and to process its
-        results: the same work on every machine, for comparison."""
+        """What the scheduler took between two steps, with the extension's hooks, to form a batch and to
+        process its results: the same work on every machine, for comparison."""
         self._tick_ns = self._load_ns = self._scheduler_ns = 0
 
     def _time(self, owner: type, name: str, note: Callable[..., None]) -> None:
@@ -312,7 +313,7 @@ def measure_steps(load: Load, agents: int) -> dict[str, Any]:
         "without_them_us": spread_us(
             [took - loads for took, loads in zip(both_ns, stopwatch.loads_ns, strict=True)]
         ),
-        "sglangs_scheduler_us": spread_us(stopwatch.schedulers_ns),
+        "rest_of_scheduler_us": spread_us(stopwatch.schedulers_ns),
         "tick_us": spread_us([tick_ns for tick_ns in stopwatch.ticks_ns if tick_ns]),
     }
 

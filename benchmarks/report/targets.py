@@ -556,8 +556,8 @@ def _planner(file: Path) -> Iterator[Row]:
     ):
         us, loads = steps[name]["step_and_ticks_us"], steps[name].get("of_which_sglangs_loads_us")
         beside = [f"SGLang's own loads {loads['mean']:.0f}"] if loads and loads["mean"] else []
-        if own := steps[name].get("sglangs_scheduler_us"):
-            beside.append(f"SGLang's scheduler itself {own['mean']:.0f}")
+        if rest := steps[name].get("rest_of_scheduler_us"):
+            beside.append(f"the rest of the scheduler {rest['mean']:.0f}")
         if len(means := steps[name].get("means_us_of_runs", ())) > 1:
             beside.append(f"runs {min(means):.1f} to {max(means):.1f}")
         yield Row(

@@ -18,6 +18,7 @@ from tests.engine.scenarios import (
 from tokencake_sglang.agents.events import CallProgress
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.engine.residents import Residence
+from tokencake_sglang.engine.step_gap import LONGEST_STEP_S
 from tokencake_sglang.temporal.duration import CallFeatures
 from tokencake_sglang.temporal.returns import Return
 
@@ -298,10 +299,14 @@ def test_forwards_that_took_long_when_it_left_do_not_count_when_it_is_due(harnes
     stalled_agent(harness, predicted_s=10.0)
     gap = harness.planner.temporal.step_gap
     gap.forward_s = 2 * PATH_TOKENS / LINK_TOKENS_PER_S
+    harness.at(
+        harness.now_s + LONGEST_STEP_S + 0.1
+    )  # too long for a step: forwards stay as they are
     fill_pool(harness)
     assert tiers(harness, AGENT) == (0, PATH_TOKENS)
+    assert harness.planner.temporal.uploads.is_hidden(PATH_TOKENS)
     gap.forward_s = 0.0
-    harness.at(harness.now_s + 9.9)
+    harness.at(harness.now_s + 9.9 - LONGEST_STEP_S - 0.1)
     harness.step(12)
     assert tiers(harness, AGENT) == (PATH_TOKENS, 0)
     assert harness.decisions("hold") == [("coder", "uploaded")]

@@ -1,6 +1,9 @@
 """The decision log."""
 
 import json
+import os
+import subprocess
+import sys
 
 from tokencake_sglang.agents.identity import AgentKey
 from tokencake_sglang.observability.decisions import RECENT_KEPT, Action, DecisionLog
@@ -40,6 +43,21 @@ def test_the_file_explains_each_decision(tmp_path):
         "tokens": 256,
         "detail": {"expected_return_s": 2.0},
     }
+
+
+WRITES_A_NAME = """
+import sys
+from tokencake_sglang.agents.identity import AgentKey
+from tokencake_sglang.observability.decisions import Action, DecisionLog
+DecisionLog(sys.argv[1]).record(1.0, AgentKey("app", "\\u4f5c\\u5bb6"), Action.HOLD, "uploaded")
+"""
+
+
+def test_names_in_any_script_are_written_whatever_the_locale(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", WRITES_A_NAME, str(path)], env=ascii_only, check=True)
+    assert json.loads(path.read_bytes())["agent"] == "作家"
 
 
 def test_a_full_disk_ends_the_file_and_nothing_else(caplog):

@@ -257,6 +257,20 @@ def test_a_host_tier_too_small_does_not_read_the_same_for_ever(harness, monkeypa
     assert fetches(harness) == 2 * ["return_predicted", "fetched"]
 
 
+def test_what_the_host_drops_after_its_time_is_read_without_waiting_for_an_event(
+    harness, monkeypatch
+):
+    monkeypatch.setattr(harness.cache, "can_start_upload", lambda: False)
+    harness.generate(prompt(1), 16, AGENT)
+    harness.wait_for_writes()
+    start_call(harness, AGENT, 10.0)
+    harness.at(harness.now_s + 9.9)
+    harness.step(4)
+    crowd(harness)
+    harness.step(30)
+    assert fetches(harness)[:1] == ["return_predicted"]
+
+
 def test_a_copy_waits_until_the_host_may_drop_what_is_being_written(harness, slow_writes):
     """Nodes on their way to storage cannot be dropped: the host is full for a while, not for good."""
     for i in range(4):

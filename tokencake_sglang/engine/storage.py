@@ -119,6 +119,7 @@ class StorageFetches:
         self._starts: Alarms[AgentKey] = Alarms()  # when a fetch must start
         self._fetches: dict[AgentKey, _Fetch] = {}
         self._tries: Counter[AgentKey] = Counter()  # in this gap
+        self._planned = False  # something, since the last step began: it may be due at once
         self._handles = 0
 
     @property
@@ -183,6 +184,7 @@ class StorageFetches:
         key = resident.agent.key
         tokens = self.tail_tokens(key)
         self._starts.cancel(key)
+        self._planned = True
         if (
             tokens >= max(1, self.cache.prefetch_threshold)
             and key not in self._fetches
@@ -192,11 +194,12 @@ class StorageFetches:
 
     @property
     def under_way(self) -> bool:
-        """Whether a fetch is, or KV has left the host since the last step."""
-        return bool(self._fetches or self._dropped)
+        """Whether a fetch is, or anything was planned or has left the host since the last step."""
+        return self._planned or bool(self._fetches or self._dropped)
 
     def step(self, now_s: float, step_gap_s: float) -> Iterable[Resident]:
         """Starts and ends fetches. Returns the residents whose way back is to be planned anew."""
+        self._planned = False
         if not (self._dropped or self._fetches or self._starts):
             return ()
         changed: dict[AgentKey, Resident] = {}

@@ -63,7 +63,9 @@ class DecisionLog:
         self.tokens: Counter[str] = Counter()
         self.recent: deque[Decision] = deque(maxlen=RECENT_KEPT)
         # Open as long as the process lives; line-buffered, so that a crash loses no line.
-        self._file: TextIO | None = Path(path).open("a", buffering=1) if path else None  # noqa: SIM115
+        self._file: TextIO | None = None
+        if path:
+            self._file = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115
 
     def record(
         self,
