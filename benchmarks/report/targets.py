@@ -553,6 +553,7 @@ def _planner(file: Path) -> Iterator[Row]:
         ("no agents", "Planner, nobody known", 5),
         ("stalled", "Planner, 1,000 stalled agents", 50),
         ("stalled, long contexts", "Planner, 1,000 stalled agents of 4,096 tokens each", 50),
+        ("stalled, host tier full", "Planner, 1,000 stalled agents, host tier full", 50),
     ):
         us, loads = steps[name]["step_and_ticks_us"], steps[name].get("of_which_sglangs_loads_us")
         beside = [f"SGLang's own loads {loads['mean']:.0f}"] if loads and loads["mean"] else []

@@ -211,8 +211,7 @@ class Applications:
     def look_at_untagged(
         self, waiting: "Sequence[Req]", running: "Sequence[Req]", now_s: float
     ) -> None:
-        """Once a step, where untagged requests are a tenant: no event tells of them. Those that have
-        ended count until SGLang filters its batch, which is for another step.
+        """Once a step, where untagged requests are a tenant: no event tells of them.
 
         Args:
             waiting, running: of all requests; empty while no agent is known, to share with.
@@ -223,13 +222,17 @@ class Applications:
             queued = sum(not is_tagged(req) for req in waiting)
         if running != self._seen_running:
             self._seen_running = list(running)
-            holding = [req for req in running if not is_tagged(req)]
+            holding = [req for req in running if not req.finished() and not is_tagged(req)]
             if holding != self._untagged_running:
                 self._untagged_running, tokens = holding, self._held_tokens(holding)
         more = tokens - self._untagged_tokens, queued - self._untagged_queued
         if more != (0, 0):
             self.shares.add(UNTAGGED, now_s, tokens=more[0], queued=more[1])
             self._untagged_tokens, self._untagged_queued = tokens, queued
+
+    def untagged_ended(self) -> None:
+        """One has: it holds nothing any more, although SGLang's batch has it for another step."""
+        self._seen_running = []
 
     # -- admission ----------------------------------------------------------------------------
 

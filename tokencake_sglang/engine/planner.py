@@ -180,6 +180,8 @@ class Planner(RankPlanner):
         before = None if agent is None else self.residents.get(agent.key)
         old_leaf_id = None if before is None else before.leaf_id
         super()._turn_ended(req, leaf_id)
+        if agent is None:
+            self.applications.untagged_ended()
         if old_leaf_id is not None and old_leaf_id != leaf_id:
             kept = {node.id for node in self.cache.path(leaf_id)}
             left = [node for node in self.cache.path(old_leaf_id) if node.id not in kept]
