@@ -10,6 +10,7 @@ together hold what is used soonest.
 import heapq
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from sglang.srt.mem_cache.unified_cache.components.base import BASE_COMPONENT_TYPE
@@ -37,7 +38,8 @@ class Copies:
         self.due = False
         """Whether ``step`` has something to look for."""
         self._lacking = False  # whether the last look left something without a copy
-        self._host_alone: list[tuple[float, int]] | None = None  # unless it may have changed
+        # Leaves that are on the host alone, used last first, unless they may have changed.
+        self._host_alone: list[tuple[float, UnifiedTreeNode]] | None = None
 
     @property
     def on(self) -> bool:
@@ -102,21 +104,23 @@ class Copies:
             return True
         if self._host_alone is None:
             self._host_alone = self._find_host_alone()
-        for next_use_s, freed in self._host_alone:
+        for next_use_s, leaf in self._host_alone:
             if next_use_s < after_s:
                 return False
-            room += freed
+            room += _tokens_with(leaf)
             if room >= tokens:
                 return True
         return False
 
-    def _find_host_alone(self) -> list[tuple[float, int]]:
-        """Of each leaf on the host alone the seconds to its next use, and the tokens that go with
-        it; what is used last comes first."""
-        leaves = self.cache.tree_core.evictable_host_leaves
+    def _find_host_alone(self) -> "list[tuple[float, UnifiedTreeNode]]":
+        """Each leaf that is on the host alone, after the seconds to its next use; what is used last
+        comes first."""
         seconds_to_next_use = self.eviction.seconds_to_next_use
-        found = [(seconds_to_next_use(leaf), _tokens_with(leaf)) for leaf in leaves]
-        return sorted(found, reverse=True)
+        found = [
+            (seconds_to_next_use(leaf), leaf) for leaf in self.cache.tree_core.evictable_host_leaves
+        ]
+        found.sort(key=itemgetter(0), reverse=True)
+        return found
 
     def _uncopied(self) -> "Iterator[tuple[float, UnifiedTreeNode]]":
         """What the device may evict and the host lacks, in the device's order, each with the
@@ -151,11 +155,12 @@ class Copies:
         """What is locked on the device and has a copy: what is used soonest first, a path's end
         before the rest. Each one's copy is to be dropped before the next is asked for."""
         cache, seconds_to_next_use = self.cache, self.eviction.seconds_to_next_use
-        locked = [node for node in cache.on_both_tiers() if _is_locked(node)]
         heap = [
             (seconds_to_next_use(node), node.id, node)
-            for node in locked
-            if cache.can_drop_copy(node.id)
+            for node in cache.on_both_tiers()
+            # Of all there is only what runs is locked: asked first, and here, as it is asked of all.
+            if node.component_data[BASE_COMPONENT_TYPE].lock_ref > 0
+            and cache.can_drop_copy(node.id)
         ]
         heapq.heapify(heap)
         while heap:
