@@ -14,6 +14,9 @@ _TREE_CORE = "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeCo
 
 REQUIRED_ATTRIBUTES = (
     # Private seams that engine/ uses beside the hooks of plugin.py.
+    "sglang.srt.managers.cache_controller:HiCacheController.start_loading",
+    "sglang.srt.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator._release_page_ids",
+    "sglang.srt.mem_cache.allocator.token:TokenToKVPoolAllocator.free",
     "sglang.srt.mem_cache.registry:create_unified_radix_cache",
     "sglang.srt.mem_cache.registry:register_radix_cache_backend",
     "sglang.srt.mem_cache.unified_radix_cache:UnifiedRadixCache._apply_cache_actions",
@@ -36,6 +39,7 @@ REQUIRED_ATTRIBUTES = (
     f"{_TREE_CORE}.dec_full_pin",
     f"{_TREE_CORE}.inc_full_pin",
     f"{_TREE_CORE}.node_by_id",
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core:UnifiedTreeNode.counter",
     "sglang.srt.managers.schedule_policy:PrefillAdder._get_running_request_total_token_offset",
     "sglang.srt.managers.schedule_policy:PrefillAdder._select_prefill_admission",
     "sglang.srt.managers.tokenizer_control_mixin:_COMMUNICATOR_SPECS",

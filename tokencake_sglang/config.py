@@ -24,7 +24,15 @@ VARIABLE_PREFIX = "TOKENCAKE_"
 
 Switch = Literal["on", "off"]
 Part = Literal[
-    "order", "paths", "working-set", "reopening", "headroom", "sharing", "eviction", "uploads"
+    "order",
+    "paths",
+    "working-set",
+    "reopening",
+    "headroom",
+    "sharing",
+    "eviction",
+    "uploads",
+    "load-fence",
 ]
 SWITCHES = ("temporal", "spatial")
 LISTS = ("critical_types", "without")
@@ -175,7 +183,7 @@ class TokencakeConfig:
         tuple[Part, ...],
         Field(
             description="parts that do nothing, to measure what they are worth: order, paths, "
-            "working-set, reopening, headroom, sharing, eviction, uploads"
+            "working-set, reopening, headroom, sharing, eviction, uploads, load-fence"
         ),
     ] = ()
     decision_log: Annotated[

@@ -135,6 +135,12 @@ def hooks(config: TokencakeConfig) -> list[Hook]:
             scheduler.get_prefill_adder_class,
             "working set, room for answers, the reserve",
         ),
+        Hook(
+            f"{SCHEDULER}.run_batch",
+            "BEFORE",
+            scheduler.run_batch,
+            "loads beside the forward under way",
+        ),
         Hook(f"{policy}.calc_priority", "AFTER", scheduler.calc_priority, "queue order"),
         *(recording if config.record is not None else ()),
     ]

@@ -86,6 +86,7 @@ VARIANTS: dict[str, System] = {
         _without("headroom", "room for answers by their declared limits"),
         _without("eviction", "SGLang's LRU evicts"),
         _without("uploads", "nothing uploaded before its request is admitted"),
+        _without("load-fence", "each load waits for the forward under way"),
         System(
             "oracle-tokencake",
             "this extension, told how long each call will take",

@@ -44,13 +44,16 @@ class Copies:
         self.controller = Controller()
         self.transfers.attach(self.controller)
 
-    def load(self, place: int = 0, tokens: int = TOKENS):
+    def load(self, place: int = 0, tokens: int = TOKENS, *, fenced: bool = True):
+        if fenced:
+            self.transfers.host_to_device_stream.wait_stream(self.forward)
         loading = self.controller.layer_done_counter.events[place]
         return self.transfers.submit_host_to_device(
             [Indices(tokens)], transfer_layer_id_max=1, on_layer_done=loading.complete
         )
 
     def backup(self, tokens: int = TOKENS):
+        self.transfers.device_to_host_stream.wait_stream(self.forward)
         return self.transfers.submit_device_to_host([Indices(tokens)])
 
 
@@ -64,6 +67,18 @@ def test_copies_wait_for_the_forwards_submitted_before_them(copies):
     load, backup = copies.load(), copies.backup()
     copies.forward.submit(5.0)  # later forwards overlap with them
     assert load.start_event.done_s == backup.start_event.done_s == 2.0
+
+
+@pytest.mark.parametrize(("extends", "start_s"), [(False, 3.0), (True, 8.0)])
+def test_a_load_that_sglang_does_not_fence_starts_with_the_decode_or_after_the_prefill(
+    copies, extends, start_s
+):
+    """Its indices come from the scheduler's stream, which waits for a prefill and for no decode."""
+    copies.forward.submit(3.0)
+    copies.forward.submit(5.0)
+    copies.transfers.launched(3.0, 8.0, extends=extends)
+    assert copies.load(fenced=False).start_event.done_s == start_s
+    assert copies.load(1).start_event.done_s >= 8.0  # a fence holds for one copy
 
 
 def test_the_two_directions_do_not_slow_each_other_down(copies):

@@ -20,8 +20,12 @@ from sglang.srt.mem_cache.unified_cache.unified_tree_core import UnifiedTreeNode
 from sglang.srt.mem_cache.unified_cache.unified_tree_core_interface import DriveHostEvictionResult
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
+from tokencake_sglang.engine.load_fence import SET_ASIDE_SHARE
+
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
+
+    from tokencake_sglang.engine.load_fence import LoadFence
 
 BACKEND_NAME = "tokencake"
 
@@ -53,6 +57,8 @@ class TokencakeCache(UnifiedRadixCache):
         self.may_copy: Callable[[int], bool] | None = None
         """Asked before SGLang copies to the host so many tokens that were just written."""
         self.on_reset: Callable[[], None] | None = None
+        self.load_fence: LoadFence | None = None
+        """Knows which loads need not wait for the forward under way; None if all are to."""
         self._upload: tuple[int, int] | None = None  # (anchor's id, first token loaded)
         self._pins: dict[object, int] = {}  # holder -> leaf id
         super().__init__(params)
@@ -69,13 +75,18 @@ class TokencakeCache(UnifiedRadixCache):
 
     def checkpoint_into_tree(self, req: "Req", *, up_to: int, **kwargs) -> None:
         super().checkpoint_into_tree(req, up_to=up_to, **kwargs)
+        if self.load_fence is not None and req.lock is not None:
+            self.load_fence.stored(node.id for node in self._ascent(req.lock.node))
         if req.finished() and req.lock is not None and self.on_turn_end is not None:
             self.on_turn_end(req, req.lock.node)
 
     def _evict_device_leaf(self, node_id, tracker):
         if self.on_evict is not None:
             self.on_evict(self.tree_core.node_by_id(node_id))
-        return super()._evict_device_leaf(node_id, tracker)
+        if self.load_fence is None:
+            return super()._evict_device_leaf(node_id, tracker)
+        with self.load_fence.evicting(node_id):
+            return super()._evict_device_leaf(node_id, tracker)
 
     def _apply_cache_action(self, action) -> None:
         if isinstance(action, BackupKV) and self.may_copy is not None:
@@ -95,20 +106,42 @@ class TokencakeCache(UnifiedRadixCache):
 
         self.tree_core._remove_leaf_from_parent = reporting_remove
 
+    def load_back(self, node_id, mem_quota=None, req=None) -> bool:
+        fence = self.load_fence
+        if fence is None:
+            return super().load_back(node_id, mem_quota, req)
+        with fence.loading(set_aside=self._can_set_aside(fence.unsafe_tokens, node_id)):
+            return super().load_back(node_id, mem_quota, req)
+
+    def _can_set_aside(self, tokens: int, node_id: int) -> bool:
+        """Whether a load can do without so many of the free slots, for little that it evicts."""
+        load_tokens = self.host_only_tokens(node_id) if tokens else 0
+        if not 0 < tokens <= SET_ASIDE_SHARE * load_tokens:
+            return False
+        return self.leaves_room(node_id, tokens + load_tokens)
+
     def ready_to_load_host_cache(self) -> int:
-        """Starts queued loads; first makes sure that the event slot they will use is free.
+        """Starts queued loads, without a fence if none of them needs one; first makes sure that the
+        event slot they will use is free.
 
         The layer counter has three slots and asserts that the next one is done. An upload of ours
         may hold one while SGLang's own two are in use, so wait for it here: a wait on this rank
         alone, which changes no decision.
         """
         controller = self.cache_controller
-        if controller is not None and controller.load_queue:
-            counter = controller.layer_done_counter
-            next_event = counter.events[(counter.producer_index + 1) % counter.num_counters]
-            if not next_event.finish_event.query():
-                next_event.finish_event.synchronize()
-        return super().ready_to_load_host_cache()
+        if controller is None or not controller.load_queue:
+            return super().ready_to_load_host_cache()
+        counter = controller.layer_done_counter
+        next_event = counter.events[(counter.producer_index + 1) % counter.num_counters]
+        if not next_event.finish_event.query():
+            next_event.finish_event.synchronize()
+        if self.load_fence is None or self.load_fence.needed():
+            return super().ready_to_load_host_cache()
+        stream, controller.load_fence_stream = controller.load_fence_stream, None
+        try:
+            return super().ready_to_load_host_cache()
+        finally:
+            controller.load_fence_stream = stream
 
     # -- paths --------------------------------------------------------------------------------
 

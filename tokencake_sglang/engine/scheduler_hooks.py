@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokencake_sglang.config import TokencakeConfig
 from tokencake_sglang.engine.cache import TokencakeCache
+from tokencake_sglang.engine.load_fence import LoadFence
 from tokencake_sglang.engine.messages import (
     TokencakeEvent,
     TokencakeStatusReply,
@@ -71,6 +72,8 @@ class SchedulerHooks:
             from tokencake_sglang.engine.headroom import decodes_beside_prompt
 
             decodes = decodes_beside_prompt(scheduler)
+            if self.config.temporal_on and "load-fence" not in self.config.without:
+                cache.load_fence = LoadFence.of(scheduler)
         planner = make_planner(
             self.config,
             cache,
@@ -151,6 +154,12 @@ class SchedulerHooks:
             and planner.left_waiting  # not for storage: no pin would help that
         ):
             planner.nothing_runs()
+
+    def run_batch(self, scheduler: "Scheduler", *_: Any, **__: Any) -> None:
+        """BEFORE: what is free now is unknown to the forward that is launched."""
+        fence = scheduler.tree_cache.load_fence
+        if fence is not None:
+            fence.launched()
 
     def get_prefill_adder_class(
         self, adder: "type[PrefillAdder]", scheduler: "Scheduler"

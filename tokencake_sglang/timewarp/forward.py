@@ -62,6 +62,8 @@ class VirtualForward:
             end_s = self.transfers.forward_end_s(start_s, work_s, batch.hicache_consumer_index)
             self.totals.load_wait_s += end_s - (start_s + work_s)
         self.stream.submit(end_s - start_s, start_s)
+        if self.transfers is not None:
+            self.transfers.launched(start_s, end_s, extends=extends)
         self.totals.steps += 1
         self.totals.forward_s += end_s - start_s
         if not self.overlap:

@@ -55,10 +55,15 @@ class VirtualTransfers:
     they share, the host's memory, is faster than both together on servers (a DDR5 socket has some
     300 GB/s, PCIe 5 moves 2 x 55).
 
-    Both are fenced behind every forward submitted so far: ``HiCacheController.start_loading`` and
-    ``start_writing`` let their copy stream wait for ``load_fence_stream`` / ``write_fence_stream``,
-    which ``Scheduler`` sets to the forward stream. A forward in flight may still write the slots
-    that a load is given, or the tokens that a backup reads; later forwards overlap with the copy.
+    Both are fenced behind every forward submitted so far, if SGLang says so: in
+    ``HiCacheController.start_loading`` and ``start_writing`` it lets their copy stream wait for
+    ``load_fence_stream`` / ``write_fence_stream``, which ``Scheduler`` sets to the forward stream. A
+    forward in flight may still write the slots that a load is given, or the tokens that a backup
+    reads; later forwards overlap with the copy. Without that fence a copy still follows the
+    scheduler's own stream, which computes its indices and waits for what a forward reads of the
+    scheduler's (``Scheduler._apply_war_barrier``): behind a decode in a CUDA graph that is over when
+    the graph begins, behind a prefill, where there is a host tier, when all of it has ended
+    (``maybe_publish_prefill_shared_read_done``).
 
     Args:
         forward: the stream of forward passes.
@@ -76,6 +81,7 @@ class VirtualTransfers:
         self.device_to_host_stream = VirtualCopyStream(clock)
         self.loads: list[Copy] = []
         self.backups: list[Copy] = []
+        self._scheduler_stream_s = 0.0
         self._loadings: list[VirtualLayerLoading] = []
 
     def attach(self, controller: Any) -> None:
@@ -141,7 +147,11 @@ class VirtualTransfers:
             loading.start_event.done_s, loading.finish_event.done_s = copy.start_s, copy.end_s
         return self._completion(copy)
 
-    # -- what a run asks ----------------------------------------------------------------------
+    # -- what a run asks and tells ------------------------------------------------------------
+
+    def launched(self, start_s: float, end_s: float, *, extends: bool) -> None:
+        """A forward was submitted; ``extends`` says whether it prefills."""
+        self._scheduler_stream_s = end_s if extends else start_s
 
     def forward_end_s(self, start_s: float, duration_s: float, consumer_index: int) -> float:
         """When a forward ends that waits, layer by layer, for a load; notes the wait.
@@ -173,7 +183,9 @@ class VirtualTransfers:
         return min(ends, default=None)
 
     def _submit(self, stream: "VirtualCopyStream", tokens: int, duration_s: float) -> Copy:
-        return Copy(tokens, *stream.submit(duration_s, self.forward.free_s))
+        fenced, stream.fenced = stream.fenced, False
+        not_before_s = self.forward.free_s if fenced else self._scheduler_stream_s
+        return Copy(tokens, *stream.submit(duration_s, not_before_s))
 
     def _completion(self, copy: Copy) -> TransferCompletion:
         start, end = VirtualEvent(self.clock, copy.start_s), VirtualEvent(self.clock, copy.end_s)
@@ -181,10 +193,15 @@ class VirtualTransfers:
 
 
 class VirtualCopyStream(VirtualStream):
-    """A copy stream; SGLang fences it by ``wait_stream``, which ``submit`` has accounted for."""
+    """A copy stream. The one stream that SGLang lets it wait for is that of the forwards."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.fenced = False
+        """Whether the next copy waits for every forward submitted so far."""
 
     def wait_stream(self, _stream: Any) -> None:
-        pass
+        self.fenced = True
 
     def synchronize(self) -> None:
         self.clock.advance_to(self.free_s)
