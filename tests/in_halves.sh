@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Runs all tests, in two processes at once: those that start servers, and the others.
+# Runs all tests, in two processes at once: those that start servers, with those of virtual time, which
+# take about as long as the servers are waited for, and the others.
 #   usage: tests/in_halves.sh [PYTHON, default .venv/bin/python]
-# The others' output is shown as it comes, that of those with servers after it. Either takes about ten
+# The others' output is shown as it comes, that of the first after it. Either takes ten to twenty
 # minutes; a single pytest runs all of them one after another, in twice that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${1:-.venv/bin/python}
-with_servers=(tests/server tests/storage tests/signals tests/frontend tests/examples)
+with_servers=(tests/server tests/storage tests/signals tests/frontend tests/examples tests/timewarp)
 output=$(mktemp)
 
 # Both in the background, so that a signal ends both: this shell only waits.

@@ -123,4 +123,4 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+TestBooks.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -9,9 +9,9 @@ from tokencake_sglang.agents.events import CallFinish, CallStart
 from tokencake_sglang.agents.identity import AgentTag
 from tokencake_sglang.timewarp.engine import Request, TimeWarp
 
-AGENTS = 48
+AGENTS = 32
 TURNS = 3
-POOL_TOKENS = 8_192
+POOL_TOKENS = 6_144
 
 
 @dataclass
